@@ -1,0 +1,43 @@
+# GrowNext. COMPONENTS is compile list, SQL order and the legal direction of
+# dependencies at once: a component may use only what stands to its left.
+EXTENSION  = grownext
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/$(EXTENSION).control)
+COMPONENTS = core crypto queue audit jwt account tenant session entitlement billing
+PKGS       = libcrypto jansson
+
+srcdir     = $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
+MODULE_big = $(EXTENSION)
+C_SOURCES  = src/grownext.c $(foreach c,$(COMPONENTS),$(sort $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/src/$c/*.c))))
+OBJS       = $(C_SOURCES:.c=.o)
+SCRIPT     = $(EXTENSION)--$(EXTVERSION).sql
+DATA_built = $(SCRIPT) $(UPGRADE_SCRIPTS)
+EXTRA_CLEAN = $(SCRIPT) $(UPGRADE_SCRIPTS) tmp_check tmp_check_iso output_iso results regression.diffs regression.out
+
+PG_CPPFLAGS = -I$(srcdir)/src -DGN_VERSION='"$(EXTVERSION)"' $(shell pkg-config --cflags $(PKGS))
+PG_CFLAGS   = -std=gnu11 -fvisibility=hidden
+SHLIB_LINK  = $(shell pkg-config --libs $(PKGS))
+
+REGRESS        = $(sort $(basename $(notdir $(wildcard $(srcdir)/sql/*.sql))))
+REGRESS_OPTS   = --temp-instance=tmp_check --temp-config=$(srcdir)/test/grownext.conf --dbname=contrib_regression
+ISOLATION      = $(sort $(basename $(notdir $(wildcard $(srcdir)/test/isolation/specs/*.spec))))
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation --temp-instance=tmp_check_iso --temp-config=$(srcdir)/test/grownext.conf
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# PGXS tracks no headers on Debian: any header rebuilds everything, which is cheap.
+$(OBJS): $(wildcard $(srcdir)/src/*/*.h) $(srcdir)/Makefile $(srcdir)/$(EXTENSION).control
+
+# The install script: prologue, every table, every function, the two functions
+# that speak for all components, and every GRANT, in component order.
+SQL_SOURCES = src/prologue.sql \
+    $(patsubst $(srcdir)/%,%,$(wildcard $(COMPONENTS:%=$(srcdir)/src/%/tables.sql))) \
+    $(patsubst $(srcdir)/%,%,$(wildcard $(COMPONENTS:%=$(srcdir)/src/%/functions.sql))) \
+    src/platform.sql src/epilogue.sql
+
+$(SCRIPT): $(addprefix $(srcdir)/,$(SQL_SOURCES)) $(srcdir)/Makefile
+	cat $(addprefix $(srcdir)/,$(SQL_SOURCES)) > $@
+
+-include $(srcdir)/test/targets.mk
+-include $(srcdir)/demo/targets.mk

@@ -1,0 +1,60 @@
+/* src/core/compat.h -- what differs between PostgreSQL 15 and 18; the only file that names PG_VERSION_NUM */
+#ifndef GN_COMPAT_H
+#define GN_COMPAT_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "grownext supports PostgreSQL 15 to 18"
+#endif
+
+/* 16 (089480c) gave PGDLLEXPORT default visibility; on 15 it is empty, and we build with -fvisibility=hidden. */
+#if PG_VERSION_NUM < 160000
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+#endif
+
+/* Declares a function that SQL may call: a visible prototype and its info record. */
+#define GN_FUNCTION(name)                                                                \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS);                                     \
+	PG_FUNCTION_INFO_V1(name)
+
+/* 18 (9324c8c) lets a module state its name and version. */
+#if PG_VERSION_NUM >= 180000
+#define GN_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "grownext", .version = GN_VERSION)
+#else
+#define GN_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* 16 (407b50f) moved settings' memory from malloc to guc_malloc; "extra" must come from there. */
+#if PG_VERSION_NUM >= 160000
+#define gn_guc_malloc(size) guc_malloc(LOG, size)
+#else
+#define gn_guc_malloc(size) malloc(size)
+#endif
+
+/* 16 (e5efa08) added a flag that refuses RESET of one setting. */
+#if PG_VERSION_NUM >= 160000
+#define GN_GUC_NO_RESET GUC_NO_RESET
+#else
+#define GN_GUC_NO_RESET 0
+#endif
+
+/* 17 (af0e7de) named extensions' wait events; before, all share one. */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#define gn_wait_event(name) WaitEventExtensionNew(name)
+#else
+#include "utils/wait_event.h"
+#define gn_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on all. */
+#define gn_in_background_worker() (MyBackendType == B_BG_WORKER)
+
+#endif

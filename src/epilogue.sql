@@ -1,0 +1,58 @@
+-- src/epilogue.sql: who owns what, and every GRANT of the product. Replayed at
+-- every upgrade: objects that are new are still owned by the installing superuser;
+-- only those are stripped of whatever ALTER DEFAULT PRIVILEGES gave away, so
+-- grants that a DBA made since survive.
+
+DO $$
+DECLARE
+    owner_oid CONSTANT oid := (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = 'grownext_owner');
+    object record;
+    grantee record;
+BEGIN
+    FOR object IN
+        WITH member AS (
+            SELECT d.classid, d.objid
+              FROM pg_catalog.pg_depend AS d
+              JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'grownext'
+             WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e')
+        SELECT 'SCHEMA' AS kind, 'SCHEMA' AS owned_as, pg_catalog.quote_ident(n.nspname) AS name, n.nspowner AS owner, n.nspacl AS acl
+          FROM member AS m JOIN pg_catalog.pg_namespace AS n ON n.oid = m.objid AND m.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+        UNION ALL
+        SELECT CASE WHEN c.relkind = 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+               CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+               c.oid::pg_catalog.regclass::text, c.relowner, c.relacl
+          FROM member AS m JOIN pg_catalog.pg_class AS c ON c.oid = m.objid AND m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+         WHERE c.relkind IN ('r', 'v', 'S')
+           -- a sequence owned by a column follows its table
+           AND NOT (c.relkind = 'S' AND EXISTS (
+                SELECT FROM pg_catalog.pg_depend AS s
+                 WHERE s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.objid = c.oid
+                   AND s.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.deptype IN ('a', 'i')))
+        UNION ALL
+        SELECT 'ROUTINE', 'ROUTINE', p.oid::pg_catalog.regprocedure::text, p.proowner, p.proacl
+          FROM member AS m JOIN pg_catalog.pg_proc AS p ON p.oid = m.objid AND m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+        UNION ALL
+        SELECT 'TYPE', 'TYPE', pg_catalog.format_type(t.oid, NULL), t.typowner, t.typacl
+          FROM member AS m JOIN pg_catalog.pg_type AS t ON t.oid = m.objid AND m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+         WHERE t.typtype IN ('c', 'd', 'e') AND (t.typtype <> 'c' OR EXISTS (
+                SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+    LOOP
+        CONTINUE WHEN object.owner = owner_oid;
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_catalog.aclexplode(object.acl) AS a WHERE a.grantee <> object.owner
+        LOOP
+            -- names come from the catalogue, quoted there
+            EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', object.kind, object.name,
+                CASE grantee.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee.grantee)) END);
+        END LOOP;
+        EXECUTE pg_catalog.format('ALTER %s %s OWNER TO grownext_owner', object.owned_as, object.name);
+        IF object.kind IN ('ROUTINE', 'TYPE') THEN
+            EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC', object.kind, object.name);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Schemas. Nobody gets _grownext.
+GRANT USAGE ON SCHEMA grownext TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
+GRANT USAGE ON SCHEMA grownext_api TO grownext_admin, grownext_service, grownext_user, grownext_anon;

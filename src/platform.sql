@@ -1,0 +1,4 @@
+-- src/platform.sql: the SQL composition root. These functions speak for every
+-- component, so they stand after all of them, as src/grownext.c does in C. Each
+-- component provides _grownext.<component>_setup(issuer, audiences, options) if it has
+-- anything to set up, and _grownext.<component>_status().
