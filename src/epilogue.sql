@@ -56,3 +56,20 @@ $$;
 -- Schemas. Nobody gets _grownext.
 GRANT USAGE ON SCHEMA grownext TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
 GRANT USAGE ON SCHEMA grownext_api TO grownext_admin, grownext_service, grownext_user, grownext_anon;
+GRANT USAGE ON TYPE grownext.setup_step TO grownext_admin;
+GRANT USAGE ON TYPE grownext.status_item, grownext.worker_info TO grownext_admin, grownext_monitor;
+
+-- core: whoever an application lets in may ask who is calling
+GRANT EXECUTE ON FUNCTION
+    grownext.extension_version(),
+    grownext.claims(), grownext.claim(text),
+    grownext.current_subject(), grownext.current_user_id(), grownext.current_tenant(),
+    grownext.current_session(), grownext.current_actor(),
+    grownext.has_scope(text), grownext.scope_require(text)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION grownext.pre_request() TO grownext_service, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.gateway_trust(name), grownext.gateway_distrust(name),
+    grownext.event_route(text, text, jsonb), grownext.event_unroute(text, text)
+    TO grownext_admin;
+

@@ -10,18 +10,20 @@
  * A query of ours: fully qualified text with its argument types; the plan is
  * made at first use and kept. Define it static with GN_QUERY.
  */
+#define GN_QUERY_MAX_ARGS 24
+
 typedef struct GnQuery
 {
 	const char *sql;
 	int nargs;
-	const Oid *argtypes;
+	Oid argtypes[GN_QUERY_MAX_ARGS];
 	SPIPlanPtr plan;
 } GnQuery;
 
 #define GN_QUERY(text, ...)                                                              \
 	{                                                                                    \
 		.sql = (text), .nargs = (int) (sizeof((Oid[]){__VA_ARGS__}) / sizeof(Oid)),      \
-		.argtypes = (const Oid[]){__VA_ARGS__}                                           \
+		.argtypes = {__VA_ARGS__}                                                        \
 	}
 #define GN_QUERY_NOARGS(text)                                                            \
 	{                                                                                    \
@@ -52,5 +54,7 @@ extern Oid gn_extension_owner(void);
 
 /* Its OID in this database, or InvalidOid. */
 extern Oid gn_extension_oid(void);
+
+extern void gn_spi_init(void); /* at load, once */
 
 #endif

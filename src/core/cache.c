@@ -1,0 +1,90 @@
+/*
+ * src/core/cache.c
+ *	  Marker relations: invalidation that is exactly as transactional as the data.
+ *
+ * A relation-cache message becomes visible to other backends after the commit is
+ * visible and before the client hears of it; it is dropped at rollback, survives
+ * two-phase commit and is replayed on standbys. Postgres allows ten callbacks in
+ * all, so core registers the one of this extension. The callback may run inside
+ * catalogue code: it only counts, and never looks anything up.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/trigger.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "core/core.h"
+
+static GnMarker *markers = NULL;
+
+GN_FUNCTION(gn_core_invalidate);
+
+/* InvalidOid means that messages were lost: everything is stale. */
+static void
+note_invalidation(Datum arg, Oid relid)
+{
+	for (GnMarker *m = markers; m; m = m->next)
+	{
+		if (relid == InvalidOid || m->relid == relid || m->relid == InvalidOid)
+			m->generation++;
+	}
+}
+
+void
+gn_cache_init(void)
+{
+	CacheRegisterRelcacheCallback(note_invalidation, (Datum) 0);
+}
+
+void
+gn_marker_register(GnMarker *marker)
+{
+	marker->generation = 1;
+	marker->relid = InvalidOid;
+	marker->next = markers;
+	markers = marker;
+}
+
+static Oid
+marker_relid(const char *name)
+{
+	Oid namespace = get_namespace_oid("_grownext", true);
+
+	return OidIsValid(namespace) ? get_relname_relid(name, namespace) : InvalidOid;
+}
+
+uint64
+gn_marker_generation(GnMarker *marker)
+{
+	AcceptInvalidationMessages();
+	if (!OidIsValid(marker->relid))
+	{
+		/* Until it is known every message counts, so the look-up cannot race. */
+		marker->relid = marker_relid(marker->name);
+		marker->generation++;
+	}
+	return marker->generation;
+}
+
+/* SQL trigger: _grownext.core_invalidate('marker', ...) */
+Datum
+gn_core_invalidate(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("core_invalidate() can only be called as a trigger")));
+	for (int i = 0; i < trigger->tg_trigger->tgnargs; i++)
+	{
+		Oid relid = marker_relid(trigger->tg_trigger->tgargs[i]);
+
+		if (OidIsValid(relid))
+			CacheInvalidateRelcacheByRelid(relid);
+	}
+	PG_RETURN_POINTER(NULL);
+}
