@@ -70,6 +70,19 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.pre_request() TO grownext_service, grownext_user, grownext_anon;
 GRANT EXECUTE ON FUNCTION
     grownext.gateway_trust(name), grownext.gateway_distrust(name),
-    grownext.event_route(text, text, jsonb), grownext.event_unroute(text, text)
+    grownext.event_route(text, text, jsonb), grownext.event_unroute(text, text),
+    grownext.capability_grant(text, name), grownext.capability_revoke(text, name)
     TO grownext_admin;
 
+-- Last: roles that hold a capability get what is new, and every backend looks at
+-- the version of the SQL again.
+DO $$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN SELECT c.* FROM _grownext.core_capability AS c JOIN pg_catalog.pg_roles AS r ON r.rolname = c.role_name LOOP
+        PERFORM _grownext.core_capability_apply(held.capability, held.role_name, true);
+    END LOOP;
+END
+$$;
+SELECT _grownext.core_touch('core_marker_extension');

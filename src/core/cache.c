@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "commands/trigger.h"
+#include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -22,6 +23,7 @@
 static GnMarker *markers = NULL;
 
 GN_FUNCTION(gn_core_invalidate);
+GN_FUNCTION(gn_core_touch);
 
 /* InvalidOid means that messages were lost: everything is stale. */
 static void
@@ -70,6 +72,15 @@ gn_marker_generation(GnMarker *marker)
 	return marker->generation;
 }
 
+static void
+touch_marker(const char *name)
+{
+	Oid relid = marker_relid(name);
+
+	if (OidIsValid(relid))
+		CacheInvalidateRelcacheByRelid(relid);
+}
+
 /* SQL trigger: _grownext.core_invalidate('marker', ...) */
 Datum
 gn_core_invalidate(PG_FUNCTION_ARGS)
@@ -80,11 +91,14 @@ gn_core_invalidate(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("core_invalidate() can only be called as a trigger")));
 	for (int i = 0; i < trigger->tg_trigger->tgnargs; i++)
-	{
-		Oid relid = marker_relid(trigger->tg_trigger->tgargs[i]);
-
-		if (OidIsValid(relid))
-			CacheInvalidateRelcacheByRelid(relid);
-	}
+		touch_marker(trigger->tg_trigger->tgargs[i]);
 	PG_RETURN_POINTER(NULL);
+}
+
+/* SQL: _grownext.core_touch(marker text) */
+Datum
+gn_core_touch(PG_FUNCTION_ARGS)
+{
+	touch_marker(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_VOID();
 }

@@ -5,6 +5,10 @@ CREATE OR REPLACE FUNCTION _grownext.core_invalidate() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'gn_core_invalidate';
 COMMENT ON FUNCTION _grownext.core_invalidate() IS 'Trigger: invalidates per-backend caches that depend on the markers named as its arguments.';
 
+CREATE OR REPLACE FUNCTION _grownext.core_touch(marker text) RETURNS void
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_core_touch';
+COMMENT ON FUNCTION _grownext.core_touch(text) IS 'Invalidates per-backend caches that depend on a marker.';
+
 -- The clock of the platform: the wall clock, unless a superuser's test replaced it.
 CREATE OR REPLACE FUNCTION _grownext.core_now() RETURNS timestamptz
 LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_core_now';
@@ -139,6 +143,89 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _grownext.core_check_options(jsonb, jsonb) IS 'Raises on unknown option keys and wrong types.';
+
+-- Capabilities -----------------------------------------------------------------
+
+-- Gives a role what the epilogue gave grownext_<capability>, or takes it back: for
+-- clusters whose databases must not share the cluster-wide roles' members.
+CREATE OR REPLACE FUNCTION _grownext.core_capability_apply(capability text, role_name name, give boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    model CONSTANT oid := (SELECT oid FROM pg_roles WHERE rolname = 'grownext_' || core_capability_apply.capability);
+    object record;
+BEGIN
+    FOR object IN
+        WITH member AS (
+            SELECT d.classid, d.objid FROM pg_depend AS d
+              JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'grownext'
+             WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+        SELECT a.privilege_type AS privilege, 'FUNCTION' AS kind, p.oid::regprocedure::text AS name
+          FROM member AS m JOIN pg_proc AS p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass, aclexplode(p.proacl) AS a
+         WHERE a.grantee = model AND p.prokind = 'f'
+        UNION ALL
+        SELECT a.privilege_type, 'PROCEDURE', p.oid::regprocedure::text
+          FROM member AS m JOIN pg_proc AS p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass, aclexplode(p.proacl) AS a
+         WHERE a.grantee = model AND p.prokind = 'p'
+        UNION ALL
+        SELECT a.privilege_type, 'TABLE', c.oid::regclass::text
+          FROM member AS m JOIN pg_class AS c ON c.oid = m.objid AND m.classid = 'pg_class'::regclass, aclexplode(c.relacl) AS a
+         WHERE a.grantee = model AND c.relkind IN ('r', 'v')
+        UNION ALL
+        SELECT a.privilege_type, 'SCHEMA', n.nspname::text
+          FROM member AS m JOIN pg_namespace AS n ON n.oid = m.objid AND m.classid = 'pg_namespace'::regclass, aclexplode(n.nspacl) AS a
+         WHERE a.grantee = model
+        UNION ALL
+        SELECT a.privilege_type, 'TYPE', format_type(t.oid, NULL)
+          FROM member AS m JOIN pg_type AS t ON t.oid = m.objid AND m.classid = 'pg_type'::regclass, aclexplode(t.typacl) AS a
+         WHERE a.grantee = model
+    LOOP
+        -- kinds are literals of ours, names are quoted by the catalogue's own output functions
+        EXECUTE CASE WHEN give THEN format('GRANT %s ON %s %s TO %I', object.privilege, object.kind, object.name, role_name)
+                     ELSE format('REVOKE %s ON %s %s FROM %I', object.privilege, object.kind, object.name, role_name) END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _grownext.core_capability_apply(text, name, boolean) IS 'Copies the grants of a grownext_* role to another role, or revokes them.';
+
+CREATE OR REPLACE FUNCTION grownext.capability_grant(capability text, to_role name) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF capability IS NULL OR capability NOT IN ('admin', 'service', 'worker', 'auditor', 'monitor', 'user', 'anon') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('unknown capability "%s"', coalesce(capability, 'NULL')),
+            HINT = 'Capabilities: admin, service, worker, auditor, monitor, user, anon.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = to_role) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('role "%s" does not exist', coalesce(to_role, 'NULL'));
+    END IF;
+    INSERT INTO _grownext.core_capability (capability, role_name)
+    VALUES (capability_grant.capability, capability_grant.to_role) ON CONFLICT DO NOTHING;
+    PERFORM _grownext.core_capability_apply(capability_grant.capability, capability_grant.to_role, true);
+END
+$$;
+COMMENT ON FUNCTION grownext.capability_grant(text, name) IS 'Gives a role the rights of a grownext_* role in this database only.';
+
+CREATE OR REPLACE FUNCTION grownext.capability_revoke(capability text, from_role name) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other record;
+BEGIN
+    DELETE FROM _grownext.core_capability AS c
+     WHERE c.capability = capability_revoke.capability AND c.role_name = capability_revoke.from_role;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = from_role) THEN
+        PERFORM _grownext.core_capability_apply(capability_revoke.capability, from_role, false);
+        -- capabilities overlap: what another one still gives is given again
+        FOR other IN SELECT c.capability FROM _grownext.core_capability AS c WHERE c.role_name = from_role LOOP
+            PERFORM _grownext.core_capability_apply(other.capability, from_role, true);
+        END LOOP;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION grownext.capability_revoke(text, name) IS 'Takes back what capability_grant() gave.';
 
 -- Cache invalidation. ALWAYS: replicated and restored rows count as well.
 CREATE OR REPLACE TRIGGER core_option_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.core_option
