@@ -249,6 +249,12 @@ gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim)
 	pfree(built);
 }
 
+bool
+gn_context_bound(GnContextSource source)
+{
+	return image && image->slots[source].bound;
+}
+
 /* A view of claims that are not bound, made in memory; for core/trust.c. */
 void
 gn_context_describe(GnContextSource source, const Jsonb *claims, const char *tenant_claim,

@@ -39,6 +39,8 @@ extern const GnContext *gn_context(void);
  */
 extern void gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim);
 
+extern bool gn_context_bound(GnContextSource source);
+
 /* Checks that every credential passes before it is bound; each raises on refusal. */
 typedef void (*GnContextCheck)(const Jsonb *claims);
 extern void gn_context_register_check(GnContextCheck check);

@@ -232,16 +232,15 @@ gn_pre_request(PG_FUNCTION_ARGS)
 	}
 	if (claims == NULL)
 		PG_RETURN_VOID();
-	if (bound_claims)
-	{
-		if (strcmp(claims, bound_claims) != 0)
-			refuse_changed_claims();
-		PG_RETURN_VOID();
-	}
+	if (bound_claims && strcmp(claims, bound_claims) != 0)
+		refuse_changed_claims();
+	if (bound_claims && gn_context_bound(GN_CONTEXT_GATEWAY))
+		PG_RETURN_VOID(); /* asked twice; a rolled-back savepoint may have unbound it */
 	parsed = gn_jsonb_from_text(claims);
 	gn_context_run_checks(parsed);
 	gn_context_bind(GN_CONTEXT_GATEWAY, parsed, gn_tenant_claim);
-	note_bound_claims(claims);
+	if (bound_claims == NULL)
+		note_bound_claims(claims);
 	PG_RETURN_VOID();
 }
 
