@@ -9,7 +9,8 @@ static int tap_count = 0;
 static int tap_failures = 0;
 
 #define ok(condition, ...) tap_ok((condition), __FILE__, __LINE__, __VA_ARGS__)
-#define is_str(got, wanted, ...) tap_is_str((got), (wanted), __FILE__, __LINE__, __VA_ARGS__)
+#define is_str(got, wanted, ...)                                                       \
+	tap_is_str((got), (wanted), __FILE__, __LINE__, __VA_ARGS__)
 
 #define tap_ok(passed, file, line, ...)                                                \
 	do                                                                                 \
