@@ -86,3 +86,9 @@ BEGIN
 END
 $$;
 SELECT _grownext.core_touch('core_marker_extension');
+
+-- audit
+GRANT EXECUTE ON FUNCTION
+    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
+    grownext.audit_append_many(jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
