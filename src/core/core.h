@@ -50,12 +50,13 @@ extern void gn_require_preload(const char *what);
 
 /* uuid helpers */
 extern bool gn_uuid_parse(const char *text, pg_uuid_t *uuid); /* false: not a uuid */
-extern char *gn_uuid_text(const pg_uuid_t *uuid);			  /* palloc'd */
-extern void gn_uuid_random(pg_uuid_t *uuid);				  /* version 4 */
+extern char *gn_uuid_text(const pg_uuid_t *uuid);             /* palloc'd */
+extern void gn_uuid_random(pg_uuid_t *uuid);                  /* version 4 */
 
 /* jsonb helpers; core/json.c */
 extern Jsonb *gn_jsonb_from_text(const char *text); /* raises 22P02 */
 extern char *gn_jsonb_text(const Jsonb *jsonb);
-extern const JsonbValue *gn_jsonb_field(const Jsonb *object, const char *key, JsonbValue *space);
+extern const JsonbValue *
+gn_jsonb_field(const Jsonb *object, const char *key, JsonbValue *space);
 
 #endif
