@@ -34,6 +34,10 @@ extern char *gn_environment;
 extern char *gn_tenant_claim;
 extern void gn_settings_define(void);
 
+/* For settings fixed at server start: the server refuses to create such once it runs,
+ * as when a session loads us. */
+#define GN_PGC_POSTMASTER (gn_preloaded ? PGC_POSTMASTER : PGC_SIGHUP)
+
 /* Wall clock, or the instant that a superuser's test put in grownext.test_clock. */
 extern TimestampTz gn_now(void);
 
