@@ -73,10 +73,10 @@ SELECT 'logged', name FROM relation WHERE relkind IN ('r', 'p', 'S') AND relpers
 SELECT pg_temp.holds('logged', 'every table is logged: a crash forgets nothing');
 
 INSERT INTO offence
-SELECT 'primary key', name FROM relation AS r
+SELECT 'key', name FROM relation AS r
  WHERE relkind IN ('r', 'p')
-   AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = r.oid AND c.contype = 'p');
-SELECT pg_temp.holds('primary key', 'every table has a primary key');
+   AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = r.oid AND c.contype IN ('p', 'u'));
+SELECT pg_temp.holds('key', 'every table has a key');
 
 -- Names that upgrade scripts can rely on --------------------------------------
 
