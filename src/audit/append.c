@@ -56,7 +56,8 @@ action_is_valid(const char *action)
 			word = false;
 			continue;
 		}
-		if (!((*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') || *c == '_' || *c == '-'))
+		if (!((*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') || *c == '_' ||
+			  *c == '-'))
 			return false;
 		word = true;
 	}
@@ -85,14 +86,17 @@ static void
 check_event(const GnAuditEvent *event, TimestampTz now)
 {
 	if (!action_is_valid(event->action))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("audit event: action \"%s\" is not a valid name",
-						pnstrdup(event->action, pg_mbcliplen(event->action, strlen(event->action),
-															 MAX_ACTION))),
-				 errhint("An action is a dotted lower-case name of at most %d bytes, such as "
-						 "\"project.deleted\".",
-						 MAX_ACTION)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("audit event: action \"%s\" is not a valid name",
+					pnstrdup(event->action,
+							 pg_mbcliplen(event->action, strlen(event->action),
+										  MAX_ACTION))),
+			 errhint(
+				 "An action is a dotted lower-case name of at most %d bytes, such as "
+				 "\"project.deleted\".",
+				 MAX_ACTION)));
 	check_text("target", event->target);
 	check_text("actor", event->actor);
 	check_text("category", event->category);
@@ -100,11 +104,13 @@ check_event(const GnAuditEvent *event, TimestampTz now)
 	if (event->context && !JB_ROOT_IS_OBJECT(event->context))
 		refuse_argument("context", "must be a JSON object");
 	if (event->context && VARSIZE(event->context) > MAX_CONTEXT)
-		refuse_argument("context", psprintf("must not be larger than %d bytes", MAX_CONTEXT));
+		refuse_argument("context",
+						psprintf("must not be larger than %d bytes", MAX_CONTEXT));
 	if (event->change && VARSIZE(event->change) > MAX_CHANGE)
-		refuse_argument("change", psprintf("must not be larger than %d bytes", MAX_CHANGE));
-	if (event->has_occurred_at &&
-		(TIMESTAMP_NOT_FINITE(event->occurred_at) || event->occurred_at > now + MAX_CLOCK_SKEW))
+		refuse_argument("change",
+						psprintf("must not be larger than %d bytes", MAX_CHANGE));
+	if (event->has_occurred_at && (TIMESTAMP_NOT_FINITE(event->occurred_at) ||
+								   event->occurred_at > now + MAX_CLOCK_SKEW))
 		refuse_argument("occurred_at", "must not lie in the future");
 }
 
@@ -171,7 +177,8 @@ static int64
 single_bigint(void)
 {
 	bool isnull;
-	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	Datum value =
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(value);
 }
@@ -183,21 +190,25 @@ single_bigint(void)
 static int64
 claim_key(const GnAuditEvent *event, TimestampTz now, int64 *id)
 {
-	static GnQuery claim = GN_QUERY(
-		"INSERT INTO _grownext.audit_idempotency AS k (tenant_id, key, fingerprint, event_id, recorded_at) "
-		"VALUES ($1, $2, pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array("
-		"$4, $5, $6, $7, $8, $9)::pg_catalog.text, 'UTF8')), "
-		"pg_catalog.nextval('grownext_audit.event_id_seq'), $3) "
-		"ON CONFLICT ON CONSTRAINT audit_idempotency_key DO NOTHING RETURNING k.event_id",
-		UUIDOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
-		JSONBOID);
+	static GnQuery claim =
+		GN_QUERY("INSERT INTO _grownext.audit_idempotency AS k (tenant_id, key, "
+				 "fingerprint, event_id, recorded_at) "
+				 "VALUES ($1, $2, "
+				 "pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array("
+				 "$4, $5, $6, $7, $8, $9)::pg_catalog.text, 'UTF8')), "
+				 "pg_catalog.nextval('grownext_audit.event_id_seq'), $3) "
+				 "ON CONFLICT ON CONSTRAINT audit_idempotency_key DO NOTHING RETURNING "
+				 "k.event_id",
+				 UUIDOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+				 TIMESTAMPTZOID, JSONBOID);
 	static GnQuery find = GN_QUERY(
 		"SELECT CASE WHEN k.fingerprint = pg_catalog.sha256(pg_catalog.convert_to("
-		"pg_catalog.jsonb_build_array($4, $5, $6, $7, $8, $9)::pg_catalog.text, 'UTF8')) "
+		"pg_catalog.jsonb_build_array($4, $5, $6, $7, $8, $9)::pg_catalog.text, "
+		"'UTF8')) "
 		"THEN k.event_id END FROM _grownext.audit_idempotency AS k "
 		"WHERE k.tenant_id IS NOT DISTINCT FROM $1 AND k.key = $2 AND $3 IS NOT NULL",
-		UUIDOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
-		JSONBOID);
+		UUIDOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		TIMESTAMPTZOID, JSONBOID);
 	Datum values[9];
 	char nulls[10] = "         ";
 	int64 found;
@@ -220,14 +231,17 @@ claim_key(const GnAuditEvent *event, TimestampTz now, int64 *id)
 		return 0;
 	}
 	if (gn_spi_execute(&find, values, nulls, false) != 1)
-		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-						errmsg("could not read the audit event that holds idempotency key \"%s\"",
-							   event->idempotency_key)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not read the audit event that holds idempotency key \"%s\"",
+					event->idempotency_key)));
 	found = single_bigint();
 	if (found == 0)
-		ereport(ERROR, (errcode(GN_ERRCODE_IDEMPOTENCY_CONFLICT),
-						errmsg("idempotency key \"%s\" was used for another audit event",
-							   event->idempotency_key)));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_IDEMPOTENCY_CONFLICT),
+				 errmsg("idempotency key \"%s\" was used for another audit event",
+						event->idempotency_key)));
 	return found;
 }
 
@@ -235,13 +249,16 @@ static int64
 insert_event(const GnAuditEvent *event, TimestampTz now, int64 id)
 {
 	static GnQuery insert = GN_QUERY(
-		"INSERT INTO grownext_audit.event (id, txid, recorded_at, occurred_at, tenant_id, actor, "
-		"on_behalf_of, actor_source, session_role, action, target, category, context, change, "
-		"request_id) VALUES (coalesce($1, pg_catalog.nextval('grownext_audit.event_id_seq')), "
+		"INSERT INTO grownext_audit.event (id, txid, recorded_at, occurred_at, "
+		"tenant_id, actor, "
+		"on_behalf_of, actor_source, session_role, action, target, category, context, "
+		"change, "
+		"request_id) VALUES (coalesce($1, "
+		"pg_catalog.nextval('grownext_audit.event_id_seq')), "
 		"pg_catalog.pg_current_xact_id(), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
 		"coalesce($12, '{}'), $13, $14) RETURNING id",
-		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-		TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TEXTOID);
+		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID,
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TEXTOID);
 	AuditActor actor;
 	Datum values[14];
 	char nulls[15] = "              ";
@@ -298,7 +315,8 @@ choose_log(const pg_uuid_t *named, pg_uuid_t *space)
 	Oid user = GetUserId();
 
 	if (named == NULL && (context == NULL || context->tenant == NULL) &&
-		(gn_user_has_capability(user, "service") || gn_user_has_capability(user, "admin") ||
+		(gn_user_has_capability(user, "service") ||
+		 gn_user_has_capability(user, "admin") ||
 		 gn_user_has_capability(user, "auditor")))
 		return NULL;
 	*space = gn_caller_tenant(user, named);
@@ -309,9 +327,10 @@ static void
 check_named_actor(const char *actor)
 {
 	if (actor && !gn_user_has_capability(GetUserId(), "service"))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied to name the actor of an audit event"),
-						errhint("Leave actor out, or call as a member of grownext_service.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to name the actor of an audit event"),
+				 errhint("Leave actor out, or call as a member of grownext_service.")));
 }
 
 static char *
@@ -320,7 +339,8 @@ text_argument(FunctionCallInfo fcinfo, int n)
 	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
 }
 
-/* SQL: grownext.audit_append(action, target, context, tenant_id, actor, occurred_at, category, idempotency_key, personal, sealed) */
+/* SQL: grownext.audit_append(action, target, context, tenant_id, actor, occurred_at,
+ * category, idempotency_key, personal, sealed) */
 Datum
 gn_audit_append_sql(PG_FUNCTION_ARGS)
 {
@@ -328,14 +348,18 @@ gn_audit_append_sql(PG_FUNCTION_ARGS)
 	GnAuditEvent event = {0};
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("action must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("action must not be null")));
 	if (!PG_ARGISNULL(8))
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("personal fields of audit events are not supported yet"),
-						errhint("Leave personal out, and keep personal data out of context.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("personal fields of audit events are not supported yet"),
+				 errhint(
+					 "Leave personal out, and keep personal data out of context.")));
 	if (!PG_ARGISNULL(9) && PG_GETARG_BOOL(9))
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("audit events are not sealed yet"), errhint("Leave sealed out.")));
+						errmsg("audit events are not sealed yet"),
+						errhint("Leave sealed out.")));
 	event.action = text_argument(fcinfo, 0);
 	event.target = text_argument(fcinfo, 1);
 	event.context = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
@@ -361,7 +385,8 @@ string_field(const JsonbValue *value, const char *key)
 }
 
 static void
-read_field(GnAuditEvent *event, pg_uuid_t *tenant, const char *key, const JsonbValue *value)
+read_field(GnAuditEvent *event, pg_uuid_t *tenant, const char *key,
+		   const JsonbValue *value)
 {
 	if (strcmp(key, "action") == 0)
 		event->action = string_field(value, key);
@@ -422,7 +447,8 @@ append_element(const JsonbValue *element)
 			read_field(&event, &named, key, &value);
 	}
 	if (event.action == NULL)
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("action must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("action must not be null")));
 	event.tenant = choose_log(event.tenant, &chosen);
 	check_named_actor(event.actor);
 	return gn_audit_append(&event);
@@ -443,16 +469,19 @@ gn_audit_append_many(PG_FUNCTION_ARGS)
 	if (count > MAX_BATCH)
 		refuse_argument("events", psprintf("must not be more than %d", MAX_BATCH));
 	ids = palloc(sizeof(Datum) * (count + 1));
-	memory = AllocSetContextCreate(CurrentMemoryContext, "audit event", ALLOCSET_DEFAULT_SIZES);
+	memory = AllocSetContextCreate(CurrentMemoryContext, "audit event",
+								   ALLOCSET_DEFAULT_SIZES);
 	for (uint32 i = 0; i < count; i++)
 	{
 		old = MemoryContextSwitchTo(memory);
-		ids[i] = Int64GetDatum(append_element(getIthJsonbValueFromContainer(&events->root, i)));
+		ids[i] = Int64GetDatum(
+			append_element(getIthJsonbValueFromContainer(&events->root, i)));
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(memory);
 	}
 	MemoryContextDelete(memory);
-	PG_RETURN_ARRAYTYPE_P(construct_array(ids, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	PG_RETURN_ARRAYTYPE_P(
+		construct_array(ids, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /* {"before": ..., "after": ...}, or NULL when there is neither. */
@@ -484,14 +513,16 @@ make_change(const Jsonb *before, const Jsonb *after)
 	return JsonbValueToJsonb(result);
 }
 
-/* SQL: _grownext.audit_write(action text, target text, tenant_id uuid, before jsonb, after jsonb) */
+/* SQL: _grownext.audit_write(action text, target text, tenant_id uuid, before jsonb,
+ * after jsonb) */
 Datum
 gn_audit_write(PG_FUNCTION_ARGS)
 {
 	GnAuditEvent event = {.category = "platform"};
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("action must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("action must not be null")));
 	event.action = text_argument(fcinfo, 0);
 	event.target = text_argument(fcinfo, 1);
 	event.tenant = PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2);

@@ -27,10 +27,12 @@ gn_audit_refuse(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("audit_refuse() is a trigger function")));
-	ereport(ERROR, (errcode(GN_ERRCODE_AUDIT_APPEND_ONLY),
-					errmsg("the audit log cannot be changed"),
-					errdetail("Events are appended by grownext.audit_append(), never updated or "
-							  "deleted.")));
+	ereport(ERROR,
+			(errcode(GN_ERRCODE_AUDIT_APPEND_ONLY),
+			 errmsg("the audit log cannot be changed"),
+			 errdetail(
+				 "Events are appended by grownext.audit_append(), never updated or "
+				 "deleted.")));
 }
 
 /* SQL: _grownext.audit_guarded() */

@@ -18,7 +18,7 @@ typedef struct GnAuditEvent
 	const char *action; /* dotted name, never NULL */
 	const char *target;
 	const pg_uuid_t *tenant; /* NULL: the global log */
-	const char *actor;		 /* NULL: the context's actor, else role:<session_user> */
+	const char *actor;       /* NULL: the context's actor, else role:<session_user> */
 	const char *category;
 	const char *idempotency_key;
 	const Jsonb *context; /* an object; NULL: {} */

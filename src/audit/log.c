@@ -58,8 +58,8 @@ gn_audit_log_oid(void)
 bool
 gn_audit_log_owns(Oid relid)
 {
-	return OidIsValid(relid) &&
-		   (relid == log_relation(GN_AUDIT_TABLE) || relid == log_relation(GN_AUDIT_SEQUENCE));
+	return OidIsValid(relid) && (relid == log_relation(GN_AUDIT_TABLE) ||
+								 relid == log_relation(GN_AUDIT_SEQUENCE));
 }
 
 static bool
@@ -108,7 +108,8 @@ owner_needs_change(const char *kind, Oid current, Oid wanted)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("%s of the audit log belongs to role \"%s\"", kind,
 							   GetUserNameFromId(current, true)),
-						errhint("Find out who made schema " GN_AUDIT_SCHEMA ", then drop it or "
+						errhint("Find out who made schema " GN_AUDIT_SCHEMA
+								", then drop it or "
 								"ALTER its schema, table and sequence OWNER TO %s.",
 								GetUserNameFromId(wanted, true))));
 	return true;
@@ -160,7 +161,8 @@ take_schema(Oid owner)
 		(void) NamespaceCreate(GN_AUDIT_SCHEMA, owner, false);
 		CommandCounterIncrement();
 	}
-	else if (owner_needs_change("schema " GN_AUDIT_SCHEMA, schema_owner(namespace), owner))
+	else if (owner_needs_change("schema " GN_AUDIT_SCHEMA, schema_owner(namespace),
+								owner))
 	{
 		AlterSchemaOwner_oid(namespace, owner);
 		CommandCounterIncrement();
@@ -178,9 +180,11 @@ take_ownership(Oid owner)
 	int sec_context;
 
 	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	take_schema(owner);
-	take_relation(GN_AUDIT_SEQUENCE, "sequence " GN_AUDIT_SCHEMA "." GN_AUDIT_SEQUENCE, owner);
+	take_relation(GN_AUDIT_SEQUENCE, "sequence " GN_AUDIT_SCHEMA "." GN_AUDIT_SEQUENCE,
+				  owner);
 	take_relation(GN_AUDIT_TABLE, "table " GN_AUDIT_SCHEMA "." GN_AUDIT_TABLE, owner);
 	SetUserIdAndSecContext(user, sec_context);
 }
@@ -191,7 +195,8 @@ make_log(Oid owner)
 	static GnQuery query = GN_QUERY_NOARGS("SELECT _grownext.audit_log_make()");
 	bool creating = creating_extension;
 
-	/* Another extension's install script may be the first user; the log is not its member. */
+	/* Another extension's install script may be the first user; the log is not its
+	 * member. */
 	creating_extension = false;
 	gn_audit_log_making = true;
 	PG_TRY();
@@ -216,7 +221,8 @@ gn_audit_log_ensure(void)
 		return;
 	PreventCommandIfReadOnly("writing to the audit log");
 	PreventCommandIfParallelMode("writing to the audit log");
-	LockDatabaseObject(ExtensionRelationId, gn_extension_oid(), 0, ShareUpdateExclusiveLock);
+	LockDatabaseObject(ExtensionRelationId, gn_extension_oid(), 0,
+					   ShareUpdateExclusiveLock);
 	if (!log_is_ready(owner))
 		make_log(owner);
 }
