@@ -12,9 +12,11 @@
 #include "core/core.h"
 
 GN_FUNCTION(gn_audit_refuse);
+GN_FUNCTION(gn_audit_guarded_sql);
 
 const GnComponent gn_audit_component = {
 	.name = "audit",
+	.init = gn_audit_guard_init,
 	.tick = "SELECT _grownext.audit_tick($1)",
 };
 
@@ -31,4 +33,11 @@ gn_audit_refuse(PG_FUNCTION_ARGS)
 			 errdetail(
 				 "Events are appended by grownext.audit_append(), never updated or "
 				 "deleted.")));
+}
+
+/* SQL: _grownext.audit_guarded() */
+Datum
+gn_audit_guarded_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(gn_audit_guarded());
 }

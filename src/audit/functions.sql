@@ -62,3 +62,124 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT audit_tick.now + interval '1 hour';
 $$;
 COMMENT ON FUNCTION _grownext.audit_tick(timestamptz) IS 'Background pass: forgets idempotency keys older than a week.';
+
+-- Read -------------------------------------------------------------------------
+
+-- The log is made at first use, so no view can name it: this function stands
+-- between. It is a definer function although internal, because a view's functions
+-- run as whoever reads the view.
+CREATE OR REPLACE FUNCTION _grownext.audit_visible()
+RETURNS TABLE (id bigint, occurred_at timestamptz, recorded_at timestamptz, tenant_id uuid, actor text, on_behalf_of text, session_role text, action text, target text, category text, context jsonb, change jsonb, request_id text, txid xid8, actor_source text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    own CONSTANT uuid := grownext.current_tenant();
+    everything CONSTANT boolean := _grownext.core_caller_has('auditor') OR _grownext.core_caller_has('admin')
+                                   OR _grownext.core_caller_has('service');
+BEGIN
+    IF to_regclass('grownext_audit.event') IS NULL THEN
+        RETURN;
+    ELSIF everything THEN
+        RETURN QUERY
+        SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
+               e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
+          FROM grownext_audit.event AS e;
+    ELSE
+        RETURN QUERY
+        SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
+               e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
+          FROM grownext_audit.event AS e WHERE e.tenant_id = own;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.audit_visible() IS 'Events that the caller may see.';
+
+CREATE OR REPLACE VIEW grownext.audit_event WITH (security_barrier) AS
+SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
+       e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
+  FROM _grownext.audit_visible() AS e;
+COMMENT ON VIEW grownext.audit_event IS 'The audit log: all of it for auditor, admin and service, the own tenant''s for everybody else.';
+
+-- Newest first, a page at a time: the last id of a page is the next page's "after".
+CREATE OR REPLACE FUNCTION grownext.audit_search(filter jsonb DEFAULT '{}', since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, after text DEFAULT NULL, count int DEFAULT 100, tenant_id uuid DEFAULT NULL) RETURNS SETOF grownext.audit_event
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    filters CONSTANT jsonb := coalesce(filter, '{}');
+    before_id bigint;
+    scope uuid;
+BEGIN
+    PERFORM _grownext.core_check_options(filters, '{"action": "string", "actor": "string", "on_behalf_of": "string", "session_role": "string", "target": "string", "category": "string", "request_id": "string"}');
+    IF audit_search.count IS NULL OR audit_search.count NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'count must be between 1 and 1000';
+    END IF;
+    IF after !~ '^[0-9]{1,18}$' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'after must be the id of an event';
+    END IF;
+    before_id := after::bigint;
+    -- only without any tenant does a privileged caller search every log
+    IF audit_search.tenant_id IS NOT NULL AND _grownext.core_caller_has('auditor') THEN
+        scope := audit_search.tenant_id;
+    ELSIF audit_search.tenant_id IS NOT NULL OR grownext.current_tenant() IS NOT NULL
+          OR NOT (_grownext.core_caller_has('auditor') OR _grownext.core_caller_has('admin') OR _grownext.core_caller_has('service')) THEN
+        scope := _grownext.core_caller_tenant(audit_search.tenant_id);
+    END IF;
+    IF to_regclass('grownext_audit.event') IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
+           e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
+      FROM grownext_audit.event AS e
+     WHERE (scope IS NULL OR e.tenant_id = scope)
+       AND (before_id IS NULL OR e.id < before_id)
+       AND (since IS NULL OR e.occurred_at >= since)
+       AND (until IS NULL OR e.occurred_at < until)
+       AND (filters ->> 'action' IS NULL OR e.action = filters ->> 'action')
+       AND (filters ->> 'actor' IS NULL OR e.actor = filters ->> 'actor')
+       AND (filters ->> 'on_behalf_of' IS NULL OR e.on_behalf_of = filters ->> 'on_behalf_of')
+       AND (filters ->> 'session_role' IS NULL OR e.session_role = filters ->> 'session_role')
+       AND (filters ->> 'target' IS NULL OR e.target = filters ->> 'target')
+       AND (filters ->> 'category' IS NULL OR e.category = filters ->> 'category')
+       AND (filters ->> 'request_id' IS NULL OR e.request_id = filters ->> 'request_id')
+     ORDER BY e.id DESC
+     LIMIT audit_search.count;
+END
+$$;
+COMMENT ON FUNCTION grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid) IS 'A page of the audit log, newest first; since and until bound occurred_at, after is the last id of the page before.';
+
+-- Status -----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _grownext.audit_guarded() RETURNS boolean
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_audit_guarded_sql';
+COMMENT ON FUNCTION _grownext.audit_guarded() IS 'Whether hooks refuse changes of the log to superusers too.';
+
+CREATE OR REPLACE FUNCTION _grownext.audit_status() RETURNS SETOF grownext.status_item
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    log CONSTANT regclass := to_regclass('grownext_audit.event');
+    owner text;
+    firing int;
+BEGIN
+    IF log IS NULL THEN
+        RETURN NEXT ('audit', 'log', 'off', 'no event was written yet', NULL, NULL)::grownext.status_item;
+    ELSE
+        SELECT pg_get_userbyid(c.relowner) INTO owner FROM pg_class AS c WHERE c.oid = log;
+        SELECT count(*) INTO firing FROM pg_trigger AS t
+         WHERE t.tgrelid = log AND t.tgname IN ('event_append_only', 'event_no_truncate') AND t.tgenabled = 'A';
+        IF firing < 2 OR owner <> 'grownext_owner' THEN
+            RETURN NEXT ('audit', 'log', 'degraded', format('owned by %s, %s of 2 append-only triggers', owner, firing),
+                'SELECT grownext.audit_append(''audit.adopted'');  -- the next event puts them back', NULL)::grownext.status_item;
+        ELSE
+            RETURN NEXT ('audit', 'log', 'ok', 'append-only', NULL, NULL)::grownext.status_item;
+        END IF;
+    END IF;
+    IF _grownext.audit_guarded() THEN
+        RETURN NEXT ('audit', 'guard', 'ok', 'changes are refused to superusers too', NULL, NULL)::grownext.status_item;
+    ELSE
+        RETURN NEXT ('audit', 'guard', 'degraded', 'triggers alone protect the log: a superuser can drop them',
+            CASE WHEN current_setting('grownext.audit_enforce', true) = 'off' THEN 'ALTER SYSTEM RESET grownext.audit_enforce;  -- then restart'
+                 ELSE 'Add grownext to shared_preload_libraries and restart the server.' END, NULL)::grownext.status_item;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.audit_status() IS 'State of the audit log.';

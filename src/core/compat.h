@@ -57,6 +57,20 @@
 #define gn_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* 16 (a61b1f7) moved what a query may do to its relations out of the range table. */
+#if PG_VERSION_NUM >= 160000
+#define GN_CHECK_PERMS_PARAMETERS                                                        \
+	List *range_table, List *permissions, bool raise_on_violation
+#define GN_CHECK_PERMS_ARGUMENTS range_table, permissions, raise_on_violation
+#define GN_CHECK_PERMS_LIST permissions
+#define GnPermissionInfo RTEPermissionInfo
+#else
+#define GN_CHECK_PERMS_PARAMETERS List *range_table, bool raise_on_violation
+#define GN_CHECK_PERMS_ARGUMENTS range_table, raise_on_violation
+#define GN_CHECK_PERMS_LIST range_table
+#define GnPermissionInfo RangeTblEntry
+#endif
+
 /* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on
  * all. */
 #define gn_in_background_worker() (MyBackendType == B_BG_WORKER)
