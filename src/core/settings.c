@@ -89,7 +89,7 @@ gn_settings_define(void)
 	DefineCustomIntVariable("grownext.max_workers",
 							"Most workers in the cluster, the launcher not counted.",
 							"Each takes one of max_worker_processes.", &gn_max_workers, 8, 1, 256,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							gn_preloaded ? PGC_POSTMASTER : PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("grownext.mode", "Whether workers run.",
 							 "off stops them, drain lets running jobs end and starts none.", &gn_mode,
 							 GN_MODE_ON, mode_options, PGC_SIGHUP, 0, NULL, NULL, NULL);
