@@ -86,3 +86,15 @@ BEGIN
 END
 $$;
 SELECT _grownext.core_touch('core_marker_extension');
+
+-- audit
+GRANT EXECUTE ON FUNCTION
+    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
+    grownext.audit_append_many(jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
+-- a view's functions are called with its reader's rights
+GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    _grownext.audit_visible(),
+    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;

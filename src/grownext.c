@@ -12,12 +12,14 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
+#include "audit/audit.h"
 #include "core/core.h"
 
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
 	&gn_core_component,
+	&gn_audit_component,
 	NULL,
 };
 

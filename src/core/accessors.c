@@ -79,7 +79,8 @@ gn_current_user_id(PG_FUNCTION_ARGS)
 	const GnContext *context = gn_context();
 	pg_uuid_t user_id;
 
-	if (context == NULL || context->subject == NULL || !gn_uuid_parse(context->subject, &user_id))
+	if (context == NULL || context->subject == NULL ||
+		!gn_uuid_parse(context->subject, &user_id))
 		PG_RETURN_NULL();
 	return uuid_copy(&user_id);
 }
@@ -135,7 +136,8 @@ word_in_list(const char *word, size_t length, const char *list, size_t list_leng
 	return false;
 }
 
-/* Claim scope: a space-separated string, or an array of strings as some issuers write it. */
+/* Claim scope: a space-separated string, or an array of strings as some issuers write
+ * it. */
 static bool
 claims_have_scope(const Jsonb *claims, const char *scope, size_t length)
 {
@@ -148,7 +150,8 @@ claims_have_scope(const Jsonb *claims, const char *scope, size_t length)
 	if (value == NULL || length == 0)
 		return false;
 	if (value->type == jbvString)
-		return word_in_list(scope, length, value->val.string.val, value->val.string.len);
+		return word_in_list(scope, length, value->val.string.val,
+							value->val.string.len);
 	if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
 		return false;
 	it = JsonbIteratorInit(value->val.binary.data);
@@ -171,8 +174,8 @@ gn_has_scope(PG_FUNCTION_ARGS)
 
 	if (context == NULL)
 		PG_RETURN_NULL();
-	PG_RETURN_BOOL(
-		claims_have_scope(context->claims, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope)));
+	PG_RETURN_BOOL(claims_have_scope(context->claims, VARDATA_ANY(scope),
+									 VARSIZE_ANY_EXHDR(scope)));
 }
 
 /* SQL: grownext.scope_require(scope text) */
@@ -183,14 +186,17 @@ gn_scope_require(PG_FUNCTION_ARGS)
 	text *scope;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("scope must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("scope must not be null")));
 	if (context == NULL)
 		ereport(ERROR, (errcode(GN_ERRCODE_NO_CONTEXT),
 						errmsg("no caller is bound to this transaction")));
 	scope = PG_GETARG_TEXT_PP(0);
-	if (!claims_have_scope(context->claims, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope)))
-		ereport(ERROR, (errcode(GN_ERRCODE_SCOPE_MISSING),
-						errmsg("the credential lacks scope \"%s\"", text_to_cstring(scope))));
+	if (!claims_have_scope(context->claims, VARDATA_ANY(scope),
+						   VARSIZE_ANY_EXHDR(scope)))
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_SCOPE_MISSING),
+				 errmsg("the credential lacks scope \"%s\"", text_to_cstring(scope))));
 	PG_RETURN_VOID();
 }
 
@@ -206,14 +212,17 @@ gn_caller_tenant(Oid user, const pg_uuid_t *named)
 			ereport(ERROR, (errcode(GN_ERRCODE_NO_CONTEXT),
 							errmsg("no tenant is named and the caller has none"),
 							errhint("Pass tenant_id, or bind a caller first with "
-									"grownext.authenticate(token) or grownext.act_as(subject, tenant_id).")));
+									"grownext.authenticate(token) or "
+									"grownext.act_as(subject, tenant_id).")));
 		return *own;
 	}
 	if (own && memcmp(own, named, sizeof(pg_uuid_t)) == 0)
 		return *named;
-	if (!gn_user_has_capability(user, "service") && !gn_user_has_capability(user, "admin"))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied for a tenant other than the caller's own")));
+	if (!gn_user_has_capability(user, "service") &&
+		!gn_user_has_capability(user, "admin"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for a tenant other than the caller's own")));
 	return *named;
 }
 
@@ -226,8 +235,8 @@ gn_caller_tenant(Oid user, const pg_uuid_t *named)
 Datum
 gn_core_caller_tenant(PG_FUNCTION_ARGS)
 {
-	pg_uuid_t tenant =
-		gn_caller_tenant(GetOuterUserId(), PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0));
+	pg_uuid_t tenant = gn_caller_tenant(GetOuterUserId(),
+										PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0));
 
 	return uuid_copy(&tenant);
 }

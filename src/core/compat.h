@@ -1,4 +1,5 @@
-/* src/core/compat.h -- what differs between PostgreSQL 15 and 18; the only file that names PG_VERSION_NUM */
+/* src/core/compat.h -- what differs between PostgreSQL 15 and 18; the only file that
+ * names PG_VERSION_NUM */
 #ifndef GN_COMPAT_H
 #define GN_COMPAT_H
 
@@ -13,15 +14,16 @@
 #error "grownext supports PostgreSQL 15 to 18"
 #endif
 
-/* 16 (089480c) gave PGDLLEXPORT default visibility; on 15 it is empty, and we build with -fvisibility=hidden. */
+/* 16 (089480c) gave PGDLLEXPORT default visibility; on 15 it is empty, and we build
+ * with -fvisibility=hidden. */
 #if PG_VERSION_NUM < 160000
 #undef PGDLLEXPORT
 #define PGDLLEXPORT __attribute__((visibility("default")))
 #endif
 
 /* Declares a function that SQL may call: a visible prototype and its info record. */
-#define GN_FUNCTION(name)                                                                \
-	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS);                                     \
+#define GN_FUNCTION(name)                                                              \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS);                                   \
 	PG_FUNCTION_INFO_V1(name)
 
 /* 18 (9324c8c) lets a module state its name and version. */
@@ -31,7 +33,8 @@
 #define GN_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
-/* 16 (407b50f) moved settings' memory from malloc to guc_malloc; "extra" must come from there. */
+/* 16 (407b50f) moved settings' memory from malloc to guc_malloc; "extra" must come from
+ * there. */
 #if PG_VERSION_NUM >= 160000
 #define gn_guc_malloc(size) guc_malloc(LOG, size)
 #else
@@ -54,7 +57,22 @@
 #define gn_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
-/* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on all. */
+/* 16 (a61b1f7) moved what a query may do to its relations out of the range table. */
+#if PG_VERSION_NUM >= 160000
+#define GN_CHECK_PERMS_PARAMETERS                                                      \
+	List *range_table, List *permissions, bool raise_on_violation
+#define GN_CHECK_PERMS_ARGUMENTS range_table, permissions, raise_on_violation
+#define GN_CHECK_PERMS_LIST permissions
+#define GnPermissionInfo RTEPermissionInfo
+#else
+#define GN_CHECK_PERMS_PARAMETERS List *range_table, bool raise_on_violation
+#define GN_CHECK_PERMS_ARGUMENTS range_table, raise_on_violation
+#define GN_CHECK_PERMS_LIST range_table
+#define GnPermissionInfo RangeTblEntry
+#endif
+
+/* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on
+ * all. */
 #define gn_in_background_worker() (MyBackendType == B_BG_WORKER)
 
 /* 16 (afbfc02) replaced the ownership checks by one. */

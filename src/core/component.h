@@ -1,4 +1,5 @@
-/* src/core/component.h -- what a component tells the rest of the library about itself */
+/* src/core/component.h -- what a component tells the rest of the library about itself
+ */
 #ifndef GN_COMPONENT_H
 #define GN_COMPONENT_H
 

@@ -43,7 +43,8 @@ typedef struct ContextImage
 	ContextSlot slots[GN_CONTEXT_SOURCES];
 } ContextImage;
 
-static char *context_setting = NULL; /* the image in hexadecimal, for parallel workers */
+static char *context_setting =
+	NULL; /* the image in hexadecimal, for parallel workers */
 static const ContextImage *image = NULL;
 static const ContextImage *publishing = NULL; /* set only while we set it ourselves */
 
@@ -80,7 +81,8 @@ check_context(char **newval, void **extra, GucSource source)
 		return true;
 	}
 	GUC_check_errcode(ERRCODE_INSUFFICIENT_PRIVILEGE);
-	GUC_check_errdetail("The caller's context is bound by grownext.authenticate() and its like, never set.");
+	GUC_check_errdetail("The caller's context is bound by grownext.authenticate() and "
+						"its like, never set.");
 	return false;
 }
 
@@ -101,10 +103,13 @@ show_context(void)
 void
 gn_context_define(void)
 {
-	DefineCustomStringVariable("grownext.context", "The caller's context, for parallel workers.",
-							   "Set by the library alone.", &context_setting, "", PGC_SUSET,
+	DefineCustomStringVariable("grownext.context",
+							   "The caller's context, for parallel workers.",
+							   "Set by the library alone.", &context_setting, "",
+							   PGC_SUSET,
 							   GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GN_GUC_NO_RESET |
-								   GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE | GUC_SUPERUSER_ONLY,
+								   GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE |
+								   GUC_SUPERUSER_ONLY,
 							   check_context, assign_context, show_context);
 }
 
@@ -190,13 +195,15 @@ uuid_claim(const Jsonb *claims, const char *path, pg_uuid_t *uuid)
 }
 
 static void
-fill_slot(ContextImage **to, GnContextSource source, const Jsonb *claims, const char *tenant_claim)
+fill_slot(ContextImage **to, GnContextSource source, const Jsonb *claims,
+		  const char *tenant_claim)
 {
 	char *subject = gn_claim_text(claims, "sub");
 	char *actor = gn_claim_text(claims, "act.sub");
 	ContextSlot slot = {.bound = true};
 
-	slot.has_tenant = uuid_claim(claims, tenant_claim ? tenant_claim : "tenant_id", &slot.tenant);
+	slot.has_tenant =
+		uuid_claim(claims, tenant_claim ? tenant_claim : "tenant_id", &slot.tenant);
 	slot.has_session = uuid_claim(claims, "sid", &slot.session);
 	if (actor == NULL)
 		actor = subject;
@@ -249,10 +256,16 @@ gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim)
 	pfree(built);
 }
 
+bool
+gn_context_bound(GnContextSource source)
+{
+	return image && image->slots[source].bound;
+}
+
 /* A view of claims that are not bound, made in memory; for core/trust.c. */
 void
-gn_context_describe(GnContextSource source, const Jsonb *claims, const char *tenant_claim,
-					MemoryContext memory, GnContext *view)
+gn_context_describe(GnContextSource source, const Jsonb *claims,
+					const char *tenant_claim, MemoryContext memory, GnContext *view)
 {
 	MemoryContext old = MemoryContextSwitchTo(memory);
 

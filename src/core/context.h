@@ -1,4 +1,5 @@
-/* src/core/context.h -- who is calling: the identity bound to the current transaction */
+/* src/core/context.h -- who is calling: the identity bound to the current transaction
+ */
 #ifndef GN_CONTEXT_H
 #define GN_CONTEXT_H
 
@@ -11,20 +12,20 @@
 typedef enum GnContextSource
 {
 	GN_CONTEXT_GATEWAY, /* request.jwt.claims of a trusted gateway */
-	GN_CONTEXT_JOB,		/* the enqueuer's, in an executor */
-	GN_CONTEXT_TOKEN,	/* a credential that this library verified */
-	GN_CONTEXT_ACT_AS,	/* named by a service or an admin */
+	GN_CONTEXT_JOB,     /* the enqueuer's, in an executor */
+	GN_CONTEXT_TOKEN,   /* a credential that this library verified */
+	GN_CONTEXT_ACT_AS,  /* named by a service or an admin */
 	GN_CONTEXT_SOURCES
 } GnContextSource;
 
 typedef struct GnContext
 {
 	GnContextSource source;
-	const char *subject; /* claim sub, or NULL */
-	const char *actor;	 /* claim act.sub, else sub: who is answerable */
-	const pg_uuid_t *tenant; /* NULL: none */
+	const char *subject;      /* claim sub, or NULL */
+	const char *actor;        /* claim act.sub, else sub: who is answerable */
+	const pg_uuid_t *tenant;  /* NULL: none */
 	const pg_uuid_t *session; /* claim sid, or NULL */
-	const Jsonb *claims; /* never NULL */
+	const Jsonb *claims;      /* never NULL */
 } GnContext;
 
 extern void gn_context_define(void); /* at load, once */
@@ -37,14 +38,18 @@ extern const GnContext *gn_context(void);
  * forgotten at transaction end, known in parallel workers. tenant_claim is the
  * dotted path of the tenant ("tenant_id" when NULL); a malformed tenant raises.
  */
-extern void gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim);
+extern void
+gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim);
+
+extern bool gn_context_bound(GnContextSource source);
 
 /* Checks that every credential passes before it is bound; each raises on refusal. */
 typedef void (*GnContextCheck)(const Jsonb *claims);
 extern void gn_context_register_check(GnContextCheck check);
 extern void gn_context_run_checks(const Jsonb *claims);
 
-/* Whose rights count. Capabilities: "admin", "service", "worker", "auditor", "monitor". */
+/* Whose rights count. Capabilities: "admin", "service", "worker", "auditor", "monitor".
+ */
 extern bool gn_user_has_capability(Oid user, const char *capability);
 
 /*

@@ -42,10 +42,11 @@ gn_require_preload(const char *what)
 {
 	if (gn_preloaded)
 		return;
-	ereport(ERROR, (errcode(GN_ERRCODE_NOT_PRELOADED),
-					errmsg("%s needs grownext in shared_preload_libraries", what),
-					errhint("Add grownext to shared_preload_libraries in postgresql.conf and "
-							"restart the server.")));
+	ereport(ERROR,
+			(errcode(GN_ERRCODE_NOT_PRELOADED),
+			 errmsg("%s needs grownext in shared_preload_libraries", what),
+			 errhint("Add grownext to shared_preload_libraries in postgresql.conf and "
+					 "restart the server.")));
 }
 
 /* SQL: _grownext.core_now() */
@@ -63,7 +64,7 @@ typedef struct RegisteredError
 	const char *meaning;
 } RegisteredError;
 
-#define GN_ERROR_ROW(name, a, b, c, http, meaning)                                       \
+#define GN_ERROR_ROW(name, a, b, c, http, meaning)                                     \
 	{#name, {'N', 'X', a, b, c, '\0'}, http, meaning},
 static const RegisteredError registered_errors[] = {GN_ERROR_REGISTRY(GN_ERROR_ROW)};
 #undef GN_ERROR_ROW
@@ -80,7 +81,8 @@ gn_core_errors(PG_FUNCTION_ARGS)
 		const RegisteredError *error = &registered_errors[i];
 		char *name = asc_tolower(error->name, strlen(error->name));
 		Datum values[4] = {CStringGetTextDatum(error->code), CStringGetTextDatum(name),
-						   Int32GetDatum(error->http), CStringGetTextDatum(error->meaning)};
+						   Int32GetDatum(error->http),
+						   CStringGetTextDatum(error->meaning)};
 		bool nulls[4] = {false, false, error->http == 0, false};
 
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);

@@ -34,6 +34,10 @@ extern char *gn_environment;
 extern char *gn_tenant_claim;
 extern void gn_settings_define(void);
 
+/* For settings fixed at server start: the server refuses to create such once it runs,
+ * as when a session loads us. */
+#define GN_PGC_POSTMASTER (gn_preloaded ? PGC_POSTMASTER : PGC_SIGHUP)
+
 /* Wall clock, or the instant that a superuser's test put in grownext.test_clock. */
 extern TimestampTz gn_now(void);
 
@@ -50,12 +54,13 @@ extern void gn_require_preload(const char *what);
 
 /* uuid helpers */
 extern bool gn_uuid_parse(const char *text, pg_uuid_t *uuid); /* false: not a uuid */
-extern char *gn_uuid_text(const pg_uuid_t *uuid);			  /* palloc'd */
-extern void gn_uuid_random(pg_uuid_t *uuid);				  /* version 4 */
+extern char *gn_uuid_text(const pg_uuid_t *uuid);             /* palloc'd */
+extern void gn_uuid_random(pg_uuid_t *uuid);                  /* version 4 */
 
 /* jsonb helpers; core/json.c */
 extern Jsonb *gn_jsonb_from_text(const char *text); /* raises 22P02 */
 extern char *gn_jsonb_text(const Jsonb *jsonb);
-extern const JsonbValue *gn_jsonb_field(const Jsonb *object, const char *key, JsonbValue *space);
+extern const JsonbValue *
+gn_jsonb_field(const Jsonb *object, const char *key, JsonbValue *space);
 
 #endif

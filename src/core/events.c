@@ -46,8 +46,9 @@ gn_event_set_sink(GnEventSink new_sink)
 static void
 load_routes(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT event_type, queue FROM _grownext.core_event_route ORDER BY event_type, queue");
+	static GnQuery query =
+		GN_QUERY_NOARGS("SELECT event_type, queue FROM _grownext.core_event_route "
+						"ORDER BY event_type, queue");
 	uint64 generation = gn_marker_generation(&route_marker);
 	GnSpi spi;
 	uint64 count;
@@ -68,9 +69,11 @@ load_routes(void)
 		EventRoute *route = &routes[route_count++];
 
 		route->event_type =
-			MemoryContextStrdup(route_memory, SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1));
+			MemoryContextStrdup(route_memory,
+								SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1));
 		route->queue =
-			MemoryContextStrdup(route_memory, SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2));
+			MemoryContextStrdup(route_memory,
+								SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2));
 	}
 	gn_spi_end(&spi);
 	route_generation = generation;
@@ -90,10 +93,11 @@ route_covers(const char *pattern, const char *type)
 static Jsonb *
 make_event(const char *type, const pg_uuid_t *tenant, Jsonb *data)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT pg_catalog.jsonb_build_object('id', 'evt_' || $1::pg_catalog.text, 'type', $2, "
-		"'timestamp', $3, 'tenant_id', $4, 'data', $5)",
-		UUIDOID, TEXTOID, TIMESTAMPTZOID, UUIDOID, JSONBOID);
+	static GnQuery query =
+		GN_QUERY("SELECT pg_catalog.jsonb_build_object('id', 'evt_' || "
+				 "$1::pg_catalog.text, 'type', $2, "
+				 "'timestamp', $3, 'tenant_id', $4, 'data', $5)",
+				 UUIDOID, TEXTOID, TIMESTAMPTZOID, UUIDOID, JSONBOID);
 	pg_uuid_t id;
 	Datum values[5];
 	char nulls[] = "     ";
@@ -138,9 +142,10 @@ Datum
 gn_core_event_emit(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("event_type must not be null")));
-	gn_event_emit(text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1),
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("event_type must not be null")));
+	gn_event_emit(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+				  PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1),
 				  PG_ARGISNULL(2) ? gn_jsonb_from_text("{}") : PG_GETARG_JSONB_P(2));
 	PG_RETURN_VOID();
 }

@@ -104,6 +104,11 @@ CREATE OR REPLACE FUNCTION grownext.event_route(event_type text, queue text, opt
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM _grownext.core_check_options(options, '{}');
+    IF event_type IS NULL OR event_type !~ '^([a-z0-9_]+(\.[a-z0-9_]+)*(\.\*)?|\*)$' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('invalid event type "%s"', coalesce(event_type, 'NULL')),
+            HINT = 'Write a dotted type, "tenant.created", a prefix, "tenant.*", or "*".';
+    END IF;
     INSERT INTO _grownext.core_event_route (event_type, queue, options)
     VALUES (event_route.event_type, event_route.queue, event_route.options)
     ON CONFLICT ON CONSTRAINT core_event_route_pkey DO UPDATE SET options = EXCLUDED.options;

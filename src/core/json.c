@@ -20,7 +20,8 @@ gn_jsonb_from_text(const char *text)
 char *
 gn_jsonb_text(const Jsonb *jsonb)
 {
-	return JsonbToCString(NULL, unconstify(JsonbContainer *, &jsonb->root), VARSIZE(jsonb));
+	return JsonbToCString(NULL, unconstify(JsonbContainer *, &jsonb->root),
+						  VARSIZE(jsonb));
 }
 
 /* The value of a top-level key, in space, or NULL; not an object has no keys. */
@@ -29,8 +30,8 @@ gn_jsonb_field(const Jsonb *object, const char *key, JsonbValue *space)
 {
 	if (!JB_ROOT_IS_OBJECT(object))
 		return NULL;
-	return getKeyJsonValueFromContainer(unconstify(JsonbContainer *, &object->root), key,
-										strlen(key), space);
+	return getKeyJsonValueFromContainer(unconstify(JsonbContainer *, &object->root),
+										key, strlen(key), space);
 }
 
 static char *
@@ -86,7 +87,8 @@ gn_claim_text(const Jsonb *claims, const char *path)
 	}
 }
 
-/* Only the canonical form, 8-4-4-4-12 hexadecimal digits: ids are compared as text outside. */
+/* Only the canonical form, 8-4-4-4-12 hexadecimal digits: ids are compared as text
+ * outside. */
 bool
 gn_uuid_parse(const char *text, pg_uuid_t *uuid)
 {
@@ -102,7 +104,8 @@ gn_uuid_parse(const char *text, pg_uuid_t *uuid)
 				return false;
 			continue;
 		}
-		if (!isxdigit((unsigned char) text[i]) || !isxdigit((unsigned char) text[i + 1]))
+		if (!isxdigit((unsigned char) text[i]) ||
+			!isxdigit((unsigned char) text[i + 1]))
 			return false;
 		{
 			char digits[3] = {text[i], text[i + 1], '\0'};

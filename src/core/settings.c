@@ -48,9 +48,9 @@ check_test_clock(char **newval, void **extra, GucSource source)
 	instant = gn_guc_malloc(sizeof(TimestampTz));
 	if (instant == NULL)
 		return false;
-	*instant = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(*newval),
-													   ObjectIdGetDatum(InvalidOid),
-													   Int32GetDatum(-1)));
+	*instant = DatumGetTimestampTz(
+		DirectFunctionCall3(timestamptz_in, CStringGetDatum(*newval),
+							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 	*extra = instant;
 	return true;
 }
@@ -72,37 +72,42 @@ gn_now(void)
 void
 gn_settings_define(void)
 {
-	DefineCustomStringVariable("grownext.databases",
-							   "Databases that workers serve; empty means every database that was set up.",
-							   "A comma-separated list of names.", &gn_databases, "",
-							   PGC_SIGHUP, GUC_LIST_INPUT, NULL, NULL, NULL);
-	DefineCustomStringVariable("grownext.environment",
-							   "Name of this environment, such as production or staging.",
-							   "A database that was set up under another name stays fenced.",
-							   &gn_environment, "", PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable(
+		"grownext.databases",
+		"Databases that workers serve; empty means every database that was set up.",
+		"A comma-separated list of names.", &gn_databases, "", PGC_SIGHUP,
+		GUC_LIST_INPUT, NULL, NULL, NULL);
+	DefineCustomStringVariable(
+		"grownext.environment",
+		"Name of this environment, such as production or staging.",
+		"A database that was set up under another name stays fenced.", &gn_environment,
+		"", PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("grownext.executor_idle",
 							"Time after which an executor without work leaves.", NULL,
-							&gn_executor_idle, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL,
+							&gn_executor_idle, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("grownext.executors", "Most executors in one database.",
+							NULL, &gn_executors, 2, 0, 64, PGC_SIGHUP, 0, NULL, NULL,
 							NULL);
-	DefineCustomIntVariable("grownext.executors", "Most executors in one database.", NULL,
-							&gn_executors, 2, 0, 64, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("grownext.max_workers",
 							"Most workers in the cluster, the launcher not counted.",
-							"Each takes one of max_worker_processes.", &gn_max_workers, 8, 1, 256,
-							gn_preloaded ? PGC_POSTMASTER : PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomEnumVariable("grownext.mode", "Whether workers run.",
-							 "off stops them, drain lets running jobs end and starts none.", &gn_mode,
-							 GN_MODE_ON, mode_options, PGC_SIGHUP, 0, NULL, NULL, NULL);
+							"Each takes one of max_worker_processes.", &gn_max_workers,
+							8, 1, 256, GN_PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"grownext.mode", "Whether workers run.",
+		"off stops them, drain lets running jobs end and starts none.", &gn_mode,
+		GN_MODE_ON, mode_options, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("grownext.tenant_claim",
 							   "Path of the tenant in claims of foreign tokens.",
-							   "Dotted, such as app_metadata.tenant_id.", &gn_tenant_claim,
-							   "tenant_id", PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomStringVariable("grownext.test_clock",
-							   "Instant that replaces the wall clock, for tests.", NULL, &test_clock,
-							   "", PGC_SUSET, GUC_NOT_IN_SAMPLE, check_test_clock, assign_test_clock,
+							   "Dotted, such as app_metadata.tenant_id.",
+							   &gn_tenant_claim, "tenant_id", PGC_SUSET, 0, NULL, NULL,
 							   NULL);
+	DefineCustomStringVariable("grownext.test_clock",
+							   "Instant that replaces the wall clock, for tests.", NULL,
+							   &test_clock, "", PGC_SUSET, GUC_NOT_IN_SAMPLE,
+							   check_test_clock, assign_test_clock, NULL);
 	DefineCustomIntVariable("grownext.tick_interval",
 							"Longest time between two passes of a scheduler.", NULL,
-							&gn_tick_interval, 1000, 10, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL,
-							NULL);
+							&gn_tick_interval, 1000, 10, 3600000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 }

@@ -71,8 +71,8 @@ sql_version(void)
 	if (HeapTupleIsValid(tuple))
 	{
 		bool isnull;
-		Datum datum = heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(catalog),
-								   &isnull);
+		Datum datum = heap_getattr(tuple, Anum_pg_extension_extversion,
+								   RelationGetDescr(catalog), &isnull);
 
 		if (!isnull)
 			version = TextDatumGetCString(datum);
@@ -88,7 +88,8 @@ gn_extension_oid(void)
 	return get_extension_oid("grownext", true);
 }
 
-/* The library runs with the SQL of earlier versions, so that an upgrade of many databases can take its time. */
+/* The library runs with the SQL of earlier versions, so that an upgrade of many
+ * databases can take its time. */
 static void
 check_sql_version(void)
 {
@@ -102,15 +103,18 @@ check_sql_version(void)
 		return;
 	version = sql_version();
 	if (version == NULL)
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_CONFIGURED),
-						errmsg("extension \"grownext\" is not installed in this database"),
-						errhint("CREATE EXTENSION grownext;")));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_NOT_CONFIGURED),
+				 errmsg("extension \"grownext\" is not installed in this database"),
+				 errhint("CREATE EXTENSION grownext;")));
 	if (compare_versions(version, GN_VERSION) > 0)
 		ereport(ERROR,
 				(errcode(GN_ERRCODE_SQL_VERSION),
-				 errmsg("grownext's SQL objects are of version %s, newer than the loaded library %s",
+				 errmsg("grownext's SQL objects are of version %s, newer than the "
+						"loaded library %s",
 						version, GN_VERSION),
-				 errhint("Install the library of version %s and restart the server.", version)));
+				 errhint("Install the library of version %s and restart the server.",
+						 version)));
 	pfree(version);
 	checked_generation = gn_marker_generation(&extension_marker);
 }
@@ -126,9 +130,10 @@ gn_extension_owner(void)
 	namespace = get_namespace_oid("_grownext", true);
 	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_CONFIGURED),
-						errmsg("extension \"grownext\" is not installed in this database"),
-						errhint("CREATE EXTENSION grownext;")));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_NOT_CONFIGURED),
+				 errmsg("extension \"grownext\" is not installed in this database"),
+				 errhint("CREATE EXTENSION grownext;")));
 	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	ReleaseSysCache(tuple);
 	return owner;
@@ -144,8 +149,8 @@ gn_spi_begin(GnSpi *spi)
 		elog(ERROR, "SPI_connect failed");
 	spi->guc_level = NewGUCNestLevel();
 	SetUserIdAndSecContext(owner, spi->sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 void
@@ -172,9 +177,11 @@ gn_spi_execute(GnQuery *query, const Datum *values, const char *nulls, bool read
 			elog(ERROR, "could not keep the plan of \"%s\"", query->sql);
 		query->plan = plan;
 	}
-	result = SPI_execute_plan(query->plan, unconstify(Datum *, values), nulls, read_only, 0);
+	result =
+		SPI_execute_plan(query->plan, unconstify(Datum *, values), nulls, read_only, 0);
 	if (result < 0)
-		elog(ERROR, "could not run \"%s\": %s", query->sql, SPI_result_code_string(result));
+		elog(ERROR, "could not run \"%s\": %s", query->sql,
+			 SPI_result_code_string(result));
 	return SPI_processed;
 }
 

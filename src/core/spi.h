@@ -20,14 +20,16 @@ typedef struct GnQuery
 	SPIPlanPtr plan;
 } GnQuery;
 
-#define GN_QUERY(text, ...)                                                              \
-	{                                                                                    \
-		.sql = (text), .nargs = (int) (sizeof((Oid[]){__VA_ARGS__}) / sizeof(Oid)),      \
-		.argtypes = {__VA_ARGS__}                                                        \
+#define GN_QUERY(text, ...)                                                            \
+	{                                                                                  \
+		.sql = (text), .nargs = (int) (sizeof((Oid[]){__VA_ARGS__}) / sizeof(Oid)),    \
+		.argtypes = {                                                                  \
+			__VA_ARGS__                                                                \
+		}                                                                              \
 	}
-#define GN_QUERY_NOARGS(text)                                                            \
-	{                                                                                    \
-		.sql = (text)                                                                    \
+#define GN_QUERY_NOARGS(text)                                                          \
+	{                                                                                  \
+		.sql = (text)                                                                  \
 	}
 
 typedef struct GnSpi
@@ -46,10 +48,13 @@ typedef struct GnSpi
 extern void gn_spi_begin(GnSpi *spi);
 extern void gn_spi_end(GnSpi *spi);
 
-/* Runs the query; returns SPI_processed, rows in SPI_tuptable. nulls as for SPI, or NULL. */
-extern uint64 gn_spi_execute(GnQuery *query, const Datum *values, const char *nulls, bool read_only);
+/* Runs the query; returns SPI_processed, rows in SPI_tuptable. nulls as for SPI, or
+ * NULL. */
+extern uint64
+gn_spi_execute(GnQuery *query, const Datum *values, const char *nulls, bool read_only);
 
-/* The owner of the SQL objects; raises when the extension is missing or newer than the library. */
+/* The owner of the SQL objects; raises when the extension is missing or newer than the
+ * library. */
 extern Oid gn_extension_owner(void);
 
 /* Its OID in this database, or InvalidOid. */

@@ -32,14 +32,14 @@ static struct
 {
 	uint64 trust_generation;
 	uint64 option_generation;
-	bool gateway;			  /* the authenticated user of this session is a trusted gateway */
+	bool gateway; /* the authenticated user of this session is a trusted gateway */
 	bool require_pre_request; /* claims count only after pre_request() */
 	int capability_count;
 	struct TrustCapability
 	{
 		char capability[16];
 		Oid role;
-	} *capabilities;
+	} * capabilities;
 } trust;
 
 /* Of the current transaction; memory of TopTransactionContext. */
@@ -69,7 +69,8 @@ gn_trust_init(void)
 static void
 load_gateways(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS("SELECT role_name FROM _grownext.core_gateway");
+	static GnQuery query =
+		GN_QUERY_NOARGS("SELECT role_name FROM _grownext.core_gateway");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
 	trust.gateway = false;
@@ -80,7 +81,8 @@ load_gateways(void)
 			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 		Oid role = get_role_oid(NameStr(*name), true);
 
-		if (OidIsValid(role) && is_member_of_role_nosuper(GetAuthenticatedUserId(), role))
+		if (OidIsValid(role) &&
+			is_member_of_role_nosuper(GetAuthenticatedUserId(), role))
 			trust.gateway = true;
 	}
 }
@@ -96,14 +98,16 @@ load_capabilities(void)
 	if (trust.capabilities)
 		pfree(trust.capabilities);
 	trust.capabilities =
-		MemoryContextAllocZero(TopMemoryContext, (count + 1) * sizeof(*trust.capabilities));
+		MemoryContextAllocZero(TopMemoryContext,
+							   (count + 1) * sizeof(*trust.capabilities));
 	for (uint64 i = 0; i < count; i++)
 	{
 		struct TrustCapability *entry = &trust.capabilities[trust.capability_count];
 		HeapTuple tuple = SPI_tuptable->vals[i];
 		bool isnull;
 		Datum capability = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull);
-		Name name = DatumGetName(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
+		Name name =
+			DatumGetName(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
 
 		entry->role = get_role_oid(NameStr(*name), true);
 		text_to_cstring_buffer(DatumGetTextPP(capability), entry->capability,
@@ -116,8 +120,9 @@ load_capabilities(void)
 static void
 load_options(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS("SELECT value = 'false'::pg_catalog.jsonb FROM "
-										   "_grownext.core_option WHERE name = 'require_pre_request'");
+	static GnQuery query =
+		GN_QUERY_NOARGS("SELECT value = 'false'::pg_catalog.jsonb FROM "
+						"_grownext.core_option WHERE name = 'require_pre_request'");
 
 	trust.require_pre_request = true;
 	if (gn_spi_execute(&query, NULL, NULL, true) == 1)
@@ -226,22 +231,23 @@ gn_pre_request(PG_FUNCTION_ARGS)
 	{
 		char *role = GetUserNameFromId(GetAuthenticatedUserId(), false);
 
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_CONFIGURED),
-						errmsg("role \"%s\" is not a gateway trusted in this database", role),
-						errhint("SELECT grownext.gateway_trust(%s);", quote_literal_cstr(role))));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_NOT_CONFIGURED),
+				 errmsg("role \"%s\" is not a gateway trusted in this database", role),
+				 errhint("SELECT grownext.gateway_trust(%s);",
+						 quote_literal_cstr(role))));
 	}
 	if (claims == NULL)
 		PG_RETURN_VOID();
-	if (bound_claims)
-	{
-		if (strcmp(claims, bound_claims) != 0)
-			refuse_changed_claims();
-		PG_RETURN_VOID();
-	}
+	if (bound_claims && strcmp(claims, bound_claims) != 0)
+		refuse_changed_claims();
+	if (bound_claims && gn_context_bound(GN_CONTEXT_GATEWAY))
+		PG_RETURN_VOID(); /* asked twice; a rolled-back savepoint may have unbound it */
 	parsed = gn_jsonb_from_text(claims);
 	gn_context_run_checks(parsed);
 	gn_context_bind(GN_CONTEXT_GATEWAY, parsed, gn_tenant_claim);
-	note_bound_claims(claims);
+	if (bound_claims == NULL)
+		note_bound_claims(claims);
 	PG_RETURN_VOID();
 }
 

@@ -1,4 +1,5 @@
-/* src/core/trust.h -- gateways and capabilities: whose word and whose rights count; private to core */
+/* src/core/trust.h -- gateways and capabilities: whose word and whose rights count;
+ * private to core */
 #ifndef GN_TRUST_H
 #define GN_TRUST_H
 
@@ -13,7 +14,8 @@ extern const GnContext *gn_trust_unchecked_context(void);
 extern void gn_trust_recheck(void);
 
 /* core/context.c: a view of claims without binding them. */
-extern void gn_context_describe(GnContextSource source, const Jsonb *claims,
-								const char *tenant_claim, MemoryContext memory, GnContext *view);
+extern void
+gn_context_describe(GnContextSource source, const Jsonb *claims,
+					const char *tenant_claim, MemoryContext memory, GnContext *view);
 
 #endif

@@ -1,0 +1,37 @@
+# test/targets.mk -- the targets of development; the Makefile includes this last.
+# None of them touches what "make", "make install" and "make installcheck" do.
+
+TOOL = PG_CONFIG="$(PG_CONFIG)" $(srcdir)
+
+.PHONY: test lint format matrix bench sanitize fuzz ack
+
+# Every suite, or SUITES="regress pgtap"
+test:
+	+@$(TOOL)/test/run $(SUITES)
+
+# Every rule, or RULES="format exports"
+lint:
+	+@$(TOOL)/test/lint/run $(RULES)
+
+format:
+	@$(srcdir)/test/lint/format --fix
+
+# Every supported server in a folder of its own, or VERSIONS="17 18"
+matrix:
+	+@$(TOOL)/test/matrix $(VERSIONS)
+
+# Every benchmark, or BENCHES="enqueue"
+bench:
+	+@$(TOOL)/test/bench/run $(BENCHES)
+
+sanitize:
+	+@$(TOOL)/test/sanitize
+
+# Every fuzz target for FUZZ_SECONDS, or FUZZ="jws"
+FUZZ_SECONDS ?= 60
+fuzz:
+	+@$(TOOL)/test/fuzz/run --corpus $(FUZZ_SECONDS) $(FUZZ)
+
+# After a look at "make test": what the regression tests printed is what they should print.
+ack:
+	@$(TOOL)/test/ack
