@@ -102,8 +102,8 @@ gn_database_block(Oid database)
 		if (gn_worker_stop(database, terminate) == 0 ||
 			TimestampDifferenceExceeds(started_at, now, GIVE_UP_MS))
 			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_AGAIN_MS,
-						 event);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOOK_AGAIN_MS, event);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -24,7 +24,8 @@
 
 extern PGDLLEXPORT void gn_executor_main(Datum main_arg);
 
-static MemoryContext job_context; /* in force outside transactions, reset after each unit */
+static MemoryContext
+	job_context; /* in force outside transactions, reset after each unit */
 
 static bool
 run_one(void)
@@ -65,12 +66,14 @@ leave_if_unwanted(void)
 		gn_worker_leave(GN_VERDICT_UNKNOWN);
 }
 
-/* Waits until it is woken or wanted for something; leaves after grownext.executor_idle. */
+/* Waits until it is woken or wanted for something; leaves after grownext.executor_idle.
+ */
 static void
 wait_for_work(uint32 event)
 {
 	TimestampTz leave_at =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), gn_executor_idle * INT64CONST(1000));
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									gn_executor_idle * INT64CONST(1000));
 
 	while (pg_atomic_read_u32(&gn_my_slot->state) == GN_SLOT_IDLE)
 	{
@@ -79,7 +82,8 @@ wait_for_work(uint32 event)
 
 		if (left == 0)
 		{
-			if (pg_atomic_compare_exchange_u32(&gn_my_slot->state, &state, GN_SLOT_LEAVING))
+			if (pg_atomic_compare_exchange_u32(&gn_my_slot->state, &state,
+											   GN_SLOT_LEAVING))
 				gn_worker_leave(GN_VERDICT_UNKNOWN);
 			return;
 		}
@@ -96,7 +100,8 @@ gn_executor_main(Datum main_arg)
 	gn_worker_attach(GN_WORKER_EXECUTOR, main_arg);
 	if (gn_worker_judge() != GN_VERDICT_ARMED)
 		gn_worker_leave(GN_VERDICT_UNKNOWN);
-	job_context = AllocSetContextCreate(TopMemoryContext, "grownext job", ALLOCSET_DEFAULT_SIZES);
+	job_context =
+		AllocSetContextCreate(TopMemoryContext, "grownext job", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(job_context);
 	for (;;)
 	{

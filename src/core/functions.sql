@@ -349,17 +349,17 @@ BEGIN
     identity := _grownext.core_identity_state();
     IF identity = 'not_set_up' THEN
         PERFORM _grownext.core_identity_adopt();
-        RETURN NEXT ('identity', 'created', NULL);
+        RETURN NEXT ROW('identity', 'created', NULL)::grownext.setup_step;
     ELSIF identity = 'armed' THEN
-        RETURN NEXT ('identity', 'unchanged', NULL);
+        RETURN NEXT ROW('identity', 'unchanged', NULL)::grownext.setup_step;
     ELSE
-        RETURN NEXT ('identity', identity, 'SELECT grownext.unfence(''why it may act again'', pending => ''keep'');');
+        RETURN NEXT ROW('identity', identity, 'SELECT grownext.unfence(''why it may act again'', pending => ''keep'');')::grownext.setup_step;
     END IF;
 
-    RETURN NEXT ('issuer', _grownext.core_option_set('issuer', to_jsonb(core_setup.issuer)), NULL);
-    RETURN NEXT ('audiences', _grownext.core_option_set('audiences', to_jsonb(core_setup.audiences)), NULL);
+    RETURN NEXT ROW('issuer', _grownext.core_option_set('issuer', to_jsonb(core_setup.issuer)), NULL)::grownext.setup_step;
+    RETURN NEXT ROW('audiences', _grownext.core_option_set('audiences', to_jsonb(core_setup.audiences)), NULL)::grownext.setup_step;
     FOR option IN SELECT key, value FROM jsonb_each(options) LOOP
-        RETURN NEXT (option.key, _grownext.core_option_set(option.key, option.value), NULL);
+        RETURN NEXT ROW(option.key, _grownext.core_option_set(option.key, option.value), NULL)::grownext.setup_step;
     END LOOP;
 
     SELECT * INTO facts FROM _grownext.core_worker_facts();
@@ -458,7 +458,7 @@ BEGIN
         item.since := coalesce(row_found.fenced_at, row_found.armed_at);
         item.state := CASE identity WHEN 'armed' THEN 'ok' WHEN 'not_set_up' THEN 'off' ELSE 'failed' END;
         item.detail := CASE identity
-            WHEN 'armed' THEN 'armed' || coalesce(format(' for environment "%s"', nullif(row_found.environment, '')), '')
+            WHEN 'armed' THEN 'armed' || CASE row_found.environment WHEN '' THEN '' ELSE format(' for environment "%s"', row_found.environment) END
             WHEN 'not_set_up' THEN 'this database was never set up: nothing acts in it'
             WHEN 'fenced' THEN 'fenced: ' || row_found.fence_reason
             WHEN 'other_cluster' THEN format('fenced: set up in another cluster, as "%s" (restore, copy or pg_upgrade)', row_found.database_name)

@@ -73,9 +73,9 @@ column(int number)
 static void
 load_row(void)
 {
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT fenced_at IS NOT NULL, system_identifier, database_oid, "
-						"extension_oid, timeline, environment FROM _grownext.core_identity");
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT fenced_at IS NOT NULL, system_identifier, database_oid, "
+		"extension_oid, timeline, environment FROM _grownext.core_identity");
 	uint64 generation = gn_marker_generation(&identity_marker);
 	GnSpi spi;
 
@@ -130,7 +130,8 @@ only_promotions_since(TimeLineID from, TimeLineID current)
 		int reason = 0;
 
 		line[strcspn(line, "\r\n")] = '\0';
-		if (sscanf(line, "%u\t%X/%X\t%n", &parent, &high, &low, &reason) < 3 || reason == 0)
+		if (sscanf(line, "%u\t%X/%X\t%n", &parent, &high, &low, &reason) < 3 ||
+			reason == 0)
 			continue;
 		if (parent == from)
 			descends = true;
@@ -159,7 +160,8 @@ was_rewound(void)
 	return true;
 }
 
-/* What stands between this database and acting. On a standby: what would after a promotion. */
+/* What stands between this database and acting. On a standby: what would after a
+ * promotion. */
 GnIdentity
 gn_identity(void)
 {
@@ -219,7 +221,8 @@ gn_core_server_identity(PG_FUNCTION_ARGS)
 	nulls[3] = RecoveryInProgress();
 	values[3] = nulls[3] ? (Datum) 0 : Int32GetDatum((int32) GetWALInsertionTimeLine());
 	values[4] = CStringGetTextDatum(gn_environment ? gn_environment : "");
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }
 
 /* SQL trigger: _grownext.core_recheck() */

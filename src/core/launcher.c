@@ -67,7 +67,8 @@ gn_launcher_init(void)
 	snprintf(worker.bgw_name, BGW_MAXLEN, "grownext launcher");
 	snprintf(worker.bgw_type, BGW_MAXLEN, "grownext launcher");
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "grownext");
-	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "gn_launcher_main");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name),
+			 "gn_launcher_main");
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = 5;
@@ -99,7 +100,8 @@ attach(void)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 }
 
-/* Whether grownext.databases lets us serve a database. An unreadable list lets us serve none. */
+/* Whether grownext.databases lets us serve a database. An unreadable list lets us serve
+ * none. */
 bool
 gn_database_listed(const char *name)
 {
@@ -192,7 +194,8 @@ track_databases(Candidate *candidates, int count)
 			d->database = InvalidOid;
 	}
 
-	/* When there are more than we can remember, they take turns: begin after the last newcomer. */
+	/* When there are more than we can remember, they take turns: begin after the last
+	 * newcomer. */
 	for (int turn = 0; turn < 2; turn++)
 	{
 		for (int i = 0; i < count; i++)
@@ -208,7 +211,8 @@ track_databases(Candidate *candidates, int count)
 	LWLockRelease(&gn_workers->lock);
 }
 
-/* Makes room for one database that is not tracked, at the cost of one whose next probe is due. */
+/* Makes room for one database that is not tracked, at the cost of one whose next probe
+ * is due. */
 static void
 rotate_databases(void)
 {
@@ -220,7 +224,8 @@ rotate_databases(void)
 		GnDatabase *d = &gn_workers->database[i];
 
 		if (OidIsValid(d->database) && d->verdict == GN_VERDICT_NOT_SET_UP &&
-			d->scheduler.not_before <= now && gn_worker_scheduler(d->database) == NULL &&
+			d->scheduler.not_before <= now &&
+			gn_worker_scheduler(d->database) == NULL &&
 			gn_worker_database(InvalidOid) == NULL)
 			d->database = InvalidOid;
 	}
@@ -230,7 +235,7 @@ rotate_databases(void)
 typedef struct Survey
 {
 	int due_count;
-	Oid *due;	  /* databases whose scheduler may start now */
+	Oid *due;     /* databases whose scheduler may start now */
 	long next_ms; /* until another may */
 	int excess_count;
 	Oid *excess; /* databases that have workers and should not */
@@ -255,7 +260,8 @@ survey_databases(Candidate *candidates, int count, Survey *survey)
 		if (!OidIsValid(d->database) || d->verdict == GN_VERDICT_ARMED)
 			continue;
 		scheduler = gn_worker_scheduler(d->database);
-		if (scheduler && !TimestampDifferenceExceeds(scheduler->started_at, now, PROBE_TIME_MS))
+		if (scheduler &&
+			!TimestampDifferenceExceeds(scheduler->started_at, now, PROBE_TIME_MS))
 			probes--;
 	}
 	for (int armed = 1; armed >= 0; armed--)
@@ -265,7 +271,8 @@ survey_databases(Candidate *candidates, int count, Survey *survey)
 			GnDatabase *d = &gn_workers->database[i];
 			Candidate *candidate;
 
-			if (!OidIsValid(d->database) || (d->verdict == GN_VERDICT_ARMED) != (armed == 1))
+			if (!OidIsValid(d->database) ||
+				(d->verdict == GN_VERDICT_ARMED) != (armed == 1))
 				continue;
 			candidate = find_candidate(d->database, candidates, count);
 			if (candidate == NULL || !candidate->served)
@@ -297,7 +304,8 @@ start_schedulers(Survey *survey)
 
 	if (start_due > now && survey->due_count > 0)
 	{
-		survey->next_ms = Min(survey->next_ms, TimestampDifferenceMilliseconds(now, start_due));
+		survey->next_ms =
+			Min(survey->next_ms, TimestampDifferenceMilliseconds(now, start_due));
 		return;
 	}
 	for (; started < survey->due_count; started++)
@@ -327,9 +335,11 @@ start_schedulers(Survey *survey)
 static long
 stop_all(TimestampTz off_since)
 {
-	bool terminate = TimestampDifferenceExceeds(off_since, GetCurrentTimestamp(), OFF_GRACE_MS);
+	bool terminate =
+		TimestampDifferenceExceeds(off_since, GetCurrentTimestamp(), OFF_GRACE_MS);
 
-	return gn_worker_stop(InvalidOid, terminate) > 0 ? OFF_GRACE_MS / 4 : SCAN_INTERVAL_MS;
+	return gn_worker_stop(InvalidOid, terminate) > 0 ? OFF_GRACE_MS / 4
+													 : SCAN_INTERVAL_MS;
 }
 
 static long
@@ -357,8 +367,8 @@ gn_launcher_main(Datum main_arg)
 
 	attach();
 	ereport(DEBUG1, (errmsg_internal("grownext launcher started")));
-	MemoryContextSwitchTo(
-		AllocSetContextCreate(TopMemoryContext, "grownext launcher", ALLOCSET_DEFAULT_SIZES));
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "grownext launcher",
+												ALLOCSET_DEFAULT_SIZES));
 	for (;;)
 	{
 		long sleep = SCAN_INTERVAL_MS;
@@ -383,7 +393,8 @@ gn_launcher_main(Datum main_arg)
 		LWLockRelease(&gn_workers->lock);
 		MemoryContextReset(CurrentMemoryContext);
 		pgstat_report_stat(true);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep, event);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 sleep, event);
 		ResetLatch(MyLatch);
 	}
 }

@@ -129,9 +129,10 @@ put_row(ReturnSetInfo *result, const Row *row)
 	Datum values[7] = {0};
 	bool nulls[7] = {0};
 	NameData name;
-	char *database = OidIsValid(row->database) ? get_database_name(row->database) : NULL;
-	bool readable =
-		row->database == MyDatabaseId || has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
+	char *database =
+		OidIsValid(row->database) ? get_database_name(row->database) : NULL;
+	bool readable = row->database == MyDatabaseId ||
+					has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 
 	nulls[0] = database == NULL;
 	if (database)
@@ -260,10 +261,14 @@ put_shared_facts(Datum *values, bool *nulls)
 	values[6] = int_or_null(workers->launcher_pid, &nulls[6]);
 	values[7] = time_or_null(workers->launcher_pass_at, &nulls[7]);
 	values[8] = int_or_null(scheduler ? scheduler->pid : 0, &nulls[8]);
-	values[9] = text_or_null(scheduler ? slot_state(scheduler) : d ? absence(workers, d) : NULL,
+	values[9] = text_or_null(scheduler ? slot_state(scheduler)
+							 : d       ? absence(workers, d)
+									   : NULL,
 							 &nulls[9]);
 	values[10] = time_or_null(scheduler ? scheduler->last_tick_at : 0, &nulls[10]);
-	values[11] = text_or_null(scheduler ? scheduler->error : d ? d->scheduler.error : NULL,
+	values[11] = text_or_null(scheduler ? scheduler->error
+							  : d       ? d->scheduler.error
+										: NULL,
 							  &nulls[11]);
 	values[12] = time_or_null(d ? d->since : 0, &nulls[12]);
 	values[13] = int_or_null(d ? d->executor.failures : 0, &nulls[13]);
@@ -294,7 +299,8 @@ gn_core_worker_facts(PG_FUNCTION_ARGS)
 	memset(nulls, true, sizeof(nulls));
 	memset(nulls, false, 6 * sizeof(bool));
 	values[0] = BoolGetDatum(gn_workers != NULL);
-	values[1] = CStringGetTextDatum(shared_preload_libraries_string ? shared_preload_libraries_string : "");
+	values[1] = CStringGetTextDatum(
+		shared_preload_libraries_string ? shared_preload_libraries_string : "");
 	values[2] = CStringGetTextDatum(GN_VERSION);
 	values[3] = CStringGetTextDatum(modes[gn_mode]);
 	values[4] = BoolGetDatum(database && gn_database_listed(database));
@@ -303,6 +309,8 @@ gn_core_worker_facts(PG_FUNCTION_ARGS)
 		put_shared_facts(values, nulls);
 	values[20] = Int32GetDatum(max_worker_processes);
 	nulls[20] = false;
-	values[21] = int_or_null(RecoveryInProgress() ? primary_worker_processes() : 0, &nulls[21]);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+	values[21] =
+		int_or_null(RecoveryInProgress() ? primary_worker_processes() : 0, &nulls[21]);
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }

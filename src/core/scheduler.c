@@ -38,13 +38,11 @@ typedef struct Duty
 	int failures; /* in a row */
 } Duty;
 
-static const Oid tick_argtypes[] = {TIMESTAMPTZOID};
-
 static MemoryContext pass_context; /* in force outside transactions, reset after each */
 static Duty *duties;
 static int duty_count;
-static int demand;			/* executors that would find work now */
-static int start_failures;	/* in a row, for want of slots or processes */
+static int demand;            /* executors that would find work now */
+static int start_failures;    /* in a row, for want of slots or processes */
 static TimestampTz start_due; /* no executor is started before */
 
 extern PGDLLEXPORT void gn_scheduler_main(Datum main_arg);
@@ -62,7 +60,7 @@ list_duties(void)
 		if ((*c)->tick)
 			duties[duty_count++] = (Duty){
 				.component = *c,
-				.query = {.sql = (*c)->tick, .nargs = 1, .argtypes = tick_argtypes},
+				.query = {.sql = (*c)->tick, .nargs = 1, .argtypes = {TIMESTAMPTZOID}},
 			};
 	}
 	/* After all ticks: they may make work. */
@@ -86,7 +84,8 @@ run_tick(Duty *duty)
 	if (gn_spi_execute(&duty->query, &argument, NULL, false) == 1)
 	{
 		bool isnull;
-		Datum next = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		Datum next =
+			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
 		if (!isnull)
 			wait = TimestampDifferenceMilliseconds(now, DatumGetTimestampTz(next));
@@ -104,15 +103,16 @@ run_duty(Duty *duty)
 
 	if (verdict != GN_VERDICT_ARMED)
 		gn_worker_leave(verdict);
-	pgstat_report_activity(STATE_RUNNING, duty->query.sql ? duty->query.sql : "executor demand");
+	pgstat_report_activity(STATE_RUNNING,
+						   duty->query.sql ? duty->query.sql : "executor demand");
 	if (duty->query.sql)
 		wait = run_tick(duty);
 	else
 		demand += duty->component->executor_demand();
 	gn_worker_commit();
 	duty->failures = 0;
-	duty->due =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(wait, (int64) LONGEST_SLEEP_MS));
+	duty->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											Min(wait, (int64) LONGEST_SLEEP_MS));
 }
 
 static void
@@ -135,7 +135,8 @@ run_guarded(Duty *duty)
 	MemoryContextReset(pass_context);
 }
 
-/* Who may start now: no shortage is being waited out, and executors do not fall over. */
+/* Who may start now: no shortage is being waited out, and executors do not fall over.
+ */
 static bool
 executors_may_start(int *executors, int *starting)
 {
@@ -184,8 +185,10 @@ start_executors(void)
 			start_failures = 0;
 			continue;
 		}
-		start_due = TimestampTzPlusMilliseconds(
-			GetCurrentTimestamp(), start_failures < 6 ? 1000 << start_failures : LONGEST_BACKOFF_MS);
+		start_due =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										start_failures < 6 ? 1000 << start_failures
+														   : LONGEST_BACKOFF_MS);
 		start_failures++;
 		return;
 	}
@@ -205,7 +208,8 @@ tick_wanted(void)
 	return wanted;
 }
 
-/* Runs what is due; all ticks when a committer asks, the demand whenever somebody woke us. */
+/* Runs what is due; all ticks when a committer asks, the demand whenever somebody woke
+ * us. */
 static void
 run_pass(void)
 {
@@ -259,7 +263,8 @@ gn_scheduler_main(Datum main_arg)
 	if (verdict != GN_VERDICT_ARMED)
 		gn_worker_leave(verdict);
 	list_duties();
-	pass_context = AllocSetContextCreate(TopMemoryContext, "grownext pass", ALLOCSET_DEFAULT_SIZES);
+	pass_context = AllocSetContextCreate(TopMemoryContext, "grownext pass",
+										 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(pass_context);
 	for (;;)
 	{

@@ -105,7 +105,8 @@ reserve_slot(GnWorkerKind kind, Oid database, int *index)
 	if (log_it)
 		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					  errmsg("grownext has no worker slot left"),
-					  errhint("Raise grownext.max_workers (now %d) and max_worker_processes with it.",
+					  errhint("Raise grownext.max_workers (now %d) and "
+							  "max_worker_processes with it.",
 							  gn_max_workers)));
 	return result;
 }
@@ -123,7 +124,8 @@ take_back(int index, uint32 generation, const char *error)
 		GnDatabase *d = gn_worker_database(slot->database);
 
 		if (d && error)
-			gn_worker_backoff(slot->kind == GN_WORKER_SCHEDULER ? &d->scheduler : &d->executor,
+			gn_worker_backoff(slot->kind == GN_WORKER_SCHEDULER ? &d->scheduler
+																: &d->executor,
 							  slot->started_at, error);
 		slot->generation++;
 		pg_atomic_write_u32(&slot->state, GN_SLOT_FREE);
@@ -137,10 +139,12 @@ describe_worker(BackgroundWorker *worker, GnWorkerKind kind, Oid database, int i
 	const char *noun = kind == GN_WORKER_SCHEDULER ? "scheduler" : "executor";
 
 	memset(worker, 0, sizeof(*worker));
-	snprintf(worker->bgw_name, BGW_MAXLEN, "grownext %s for database %u", noun, database);
+	snprintf(worker->bgw_name, BGW_MAXLEN, "grownext %s for database %u", noun,
+			 database);
 	snprintf(worker->bgw_type, BGW_MAXLEN, "grownext %s", noun);
 	snprintf(worker->bgw_library_name, sizeof(worker->bgw_library_name), "grownext");
-	snprintf(worker->bgw_function_name, sizeof(worker->bgw_function_name), "gn_%s_main", noun);
+	snprintf(worker->bgw_function_name, sizeof(worker->bgw_function_name), "gn_%s_main",
+			 noun);
 	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker->bgw_restart_time = BGW_NEVER_RESTART;
@@ -190,9 +194,11 @@ gn_worker_start(GnWorkerKind kind, Oid database)
 		log_it = note_shortage(&gn_workers->processes);
 	LWLockRelease(&gn_workers->lock);
 	if (log_it)
-		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					  errmsg("grownext could not start a worker: no background process is left"),
-					  errhint("Raise max_worker_processes (now %d).", max_worker_processes)));
+		ereport(
+			LOG,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("grownext could not start a worker: no background process is left"),
+			 errhint("Raise max_worker_processes (now %d).", max_worker_processes)));
 	return started ? GN_START_OK : GN_START_NO_PROCESS;
 }
 
@@ -228,8 +234,10 @@ gn_worker_reap(void)
 				continue;
 			take_back(i, generation, "the worker did not come up; see the server log");
 		}
-		else if (starting && MyBackendType == B_BG_WORKER && gn_workers->launcher_pid == MyProcPid &&
-				 TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ORPHAN_AFTER_MS))
+		else if (starting && MyBackendType == B_BG_WORKER &&
+				 gn_workers->launcher_pid == MyProcPid &&
+				 TimestampDifferenceExceeds(since, GetCurrentTimestamp(),
+											ORPHAN_AFTER_MS))
 			take_back(i, generation, "the worker did not come up in time");
 		if (mine)
 		{

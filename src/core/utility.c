@@ -85,8 +85,9 @@ database_to_clear(Node *statement)
 		{
 			RenameStmt *rename = castNode(RenameStmt, statement);
 
-			return rename->renameType == OBJECT_DATABASE && may_create_databases() ? rename->subname
-																				   : NULL;
+			return rename->renameType == OBJECT_DATABASE && may_create_databases()
+					   ? rename->subname
+					   : NULL;
 		}
 		default:
 			return NULL;
@@ -137,11 +138,13 @@ plan_wakeups(Node *statement)
 				gn_worker_scan_at_commit();
 			break;
 		case T_CreateExtensionStmt:
-			if (strcmp(castNode(CreateExtensionStmt, statement)->extname, "grownext") == 0)
+			if (strcmp(castNode(CreateExtensionStmt, statement)->extname, "grownext") ==
+				0)
 				gn_worker_recheck_at_commit();
 			break;
 		case T_AlterExtensionStmt:
-			if (strcmp(castNode(AlterExtensionStmt, statement)->extname, "grownext") == 0)
+			if (strcmp(castNode(AlterExtensionStmt, statement)->extname, "grownext") ==
+				0)
 				gn_worker_recheck_at_commit();
 			break;
 		case T_DropStmt:
@@ -149,7 +152,8 @@ plan_wakeups(Node *statement)
 			DropStmt *drop = castNode(DropStmt, statement);
 
 			if (drop->removeType == OBJECT_SCHEMA ||
-				(drop->removeType == OBJECT_EXTENSION && names_extension(drop->objects)))
+				(drop->removeType == OBJECT_EXTENSION &&
+				 names_extension(drop->objects)))
 				gn_worker_recheck_at_commit();
 			break;
 		}
@@ -163,8 +167,9 @@ plan_wakeups(Node *statement)
 
 static void
 watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
-			  ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
-			  DestReceiver *dest, QueryCompletion *completion)
+			  ProcessUtilityContext context, ParamListInfo params,
+			  QueryEnvironment *environment, DestReceiver *dest,
+			  QueryCompletion *completion)
 {
 	Node *statement = pstmt->utilityStmt;
 
@@ -174,11 +179,11 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		plan_wakeups(statement);
 	}
 	if (previous_utility)
-		previous_utility(pstmt, query, read_only_tree, context, params, environment, dest,
-						 completion);
+		previous_utility(pstmt, query, read_only_tree, context, params, environment,
+						 dest, completion);
 	else
-		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest,
-								completion);
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+								environment, dest, completion);
 }
 
 void

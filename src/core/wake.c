@@ -59,7 +59,8 @@ end_transaction(XactEvent event, void *arg)
 }
 
 static void
-end_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+end_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+				   void *arg)
 {
 	Wishes *w = wishes;
 	int level = GetCurrentTransactionNestLevel();

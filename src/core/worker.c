@@ -41,7 +41,8 @@
 
 GnWorkerSlot *gn_my_slot = NULL;
 
-static GnDatabase *my_database = NULL; /* fixed while a slot of the database is in use */
+static GnDatabase *my_database =
+	NULL; /* fixed while a slot of the database is in use */
 static uint32 seen_generation = 0;
 static bool left_clean = false;
 static GnVerdict found = GN_VERDICT_UNKNOWN;
@@ -172,7 +173,8 @@ gn_worker_attach(GnWorkerKind kind, Datum main_arg)
 		gn_worker_leave(GN_VERDICT_UNKNOWN);
 	BackgroundWorkerInitializeConnectionByOid(gn_my_slot->database, InvalidOid, 0);
 	SetConfigOption("application_name",
-					kind == GN_WORKER_SCHEDULER ? "grownext scheduler" : "grownext executor",
+					kind == GN_WORKER_SCHEDULER ? "grownext scheduler"
+												: "grownext executor",
 					PGC_USERSET, PGC_S_SESSION);
 }
 
@@ -197,7 +199,8 @@ gn_worker_must_leave(void)
 	return gn_mode != GN_MODE_ON || pg_atomic_read_u32(&gn_my_slot->stop) != 0;
 }
 
-/* Whether somebody asked for another look at identity and extension since the last judgement. */
+/* Whether somebody asked for another look at identity and extension since the last
+ * judgement. */
 bool
 gn_worker_changed(void)
 {
@@ -212,8 +215,8 @@ gn_worker_wait(long milliseconds, uint32 event)
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds,
-					   event);
+	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					   milliseconds, event);
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
@@ -285,7 +288,8 @@ versions_fit(void)
 	return fit;
 }
 
-/* Begins a transaction and looks around in it; it stays open for GN_VERDICT_ARMED alone. */
+/* Begins a transaction and looks around in it; it stays open for GN_VERDICT_ARMED
+ * alone. */
 GnVerdict
 gn_worker_begin(void)
 {
@@ -310,7 +314,8 @@ gn_worker_begin(void)
 	}
 	if (verdict == GN_VERDICT_ARMED)
 	{
-		/* The lock may have made us wait: what follows must see what was committed then. */
+		/* The lock may have made us wait: what follows must see what was committed
+		 * then. */
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 	}

@@ -86,7 +86,8 @@ gn_worker_shmem_init(void)
 static bool
 slot_serves(const GnWorkerSlot *slot, Oid database)
 {
-	return pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &slot->state)) != GN_SLOT_FREE &&
+	return pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &slot->state)) !=
+			   GN_SLOT_FREE &&
 		   (slot->database == database || !OidIsValid(database));
 }
 
@@ -112,7 +113,8 @@ database_has_slots(Oid database)
 	return false;
 }
 
-/* A place for one more database: a free one, or, with evict, one of a database that is not set up. */
+/* A place for one more database: a free one, or, with evict, one of a database that is
+ * not set up. */
 static GnDatabase *
 find_place(bool evict)
 {
@@ -124,7 +126,8 @@ find_place(bool evict)
 	{
 		GnDatabase *d = &gn_workers->database[i];
 
-		if (d->verdict == GN_VERDICT_NOT_SET_UP && (place == NULL || d->since < place->since) &&
+		if (d->verdict == GN_VERDICT_NOT_SET_UP &&
+			(place == NULL || d->since < place->since) &&
 			!database_has_slots(d->database))
 			place = d;
 	}
@@ -175,7 +178,8 @@ gn_worker_blocked(Oid database)
 	return false;
 }
 
-/* Notes a failed start or an unwanted end: the wait doubles unless the worker had done well for a while. */
+/* Notes a failed start or an unwanted end: the wait doubles unless the worker had done
+ * well for a while. */
 void
 gn_worker_backoff(GnBackoff *backoff, TimestampTz started_at, const char *error)
 {
@@ -187,7 +191,9 @@ gn_worker_backoff(GnBackoff *backoff, TimestampTz started_at, const char *error)
 	wait = backoff->failures < 9 ? 1 << backoff->failures : LONGEST_BACKOFF_S;
 	backoff->failures++;
 	backoff->restarts++;
-	backoff->not_before = TimestampTzPlusMilliseconds(now, Min(wait, LONGEST_BACKOFF_S) * INT64CONST(1000));
+	backoff->not_before =
+		TimestampTzPlusMilliseconds(now,
+									Min(wait, LONGEST_BACKOFF_S) * INT64CONST(1000));
 	strlcpy(backoff->error, error, sizeof(backoff->error));
 }
 
@@ -208,7 +214,8 @@ gn_worker_wake_launcher(void)
 	LWLockRelease(&gn_workers->lock);
 }
 
-/* Its workers look again before they do anything else, and a missing scheduler is tried at once. */
+/* Its workers look again before they do anything else, and a missing scheduler is tried
+ * at once. */
 void
 gn_worker_recheck(Oid database)
 {
@@ -237,7 +244,8 @@ gn_worker_recheck(Oid database)
 	LWLockRelease(&gn_workers->lock);
 }
 
-/* Wakes up to so many idle executors, each once; says how many are on their way, lock held. */
+/* Wakes up to so many idle executors, each once; says how many are on their way, lock
+ * held. */
 static int
 wake_idle(Oid database, int jobs, int *executors)
 {
@@ -289,7 +297,8 @@ gn_worker_wake(Oid database, int jobs, bool tick)
 	if (gn_workers == NULL)
 		return;
 	LWLockAcquire(&gn_workers->lock, LW_SHARED);
-	more = jobs > 0 && wake_idle(database, jobs, &executors) < jobs && executors < gn_executors;
+	more = jobs > 0 && wake_idle(database, jobs, &executors) < jobs &&
+		   executors < gn_executors;
 	if (more || tick)
 	{
 		GnWorkerSlot *scheduler = gn_worker_scheduler(database);
@@ -303,7 +312,8 @@ gn_worker_wake(Oid database, int jobs, bool tick)
 	LWLockRelease(&gn_workers->lock);
 }
 
-/* Asks the workers of a database, or of all, to leave; with terminate aborts what they do. */
+/* Asks the workers of a database, or of all, to leave; with terminate aborts what they
+ * do. */
 int
 gn_worker_stop(Oid database, bool terminate)
 {
@@ -336,7 +346,8 @@ gn_worker_nudge_executors(void)
 	{
 		GnWorkerSlot *slot = &gn_workers->slot[i];
 
-		if (slot->kind == GN_WORKER_EXECUTOR && slot_serves(slot, InvalidOid) && slot->latch)
+		if (slot->kind == GN_WORKER_EXECUTOR && slot_serves(slot, InvalidOid) &&
+			slot->latch)
 			SetLatch(slot->latch);
 	}
 	LWLockRelease(&gn_workers->lock);

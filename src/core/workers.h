@@ -25,8 +25,8 @@ typedef enum GnSlotState
 {
 	GN_SLOT_FREE,
 	GN_SLOT_STARTING, /* reserved by a starter; the process has not attached yet */
-	GN_SLOT_IDLE,	  /* waits on its latch */
-	GN_SLOT_WOKEN,	  /* a committer counts on it: latch set, not up yet */
+	GN_SLOT_IDLE,     /* waits on its latch */
+	GN_SLOT_WOKEN,    /* a committer counts on it: latch set, not up yet */
 	GN_SLOT_BUSY,
 	GN_SLOT_LEAVING
 } GnSlotState;
@@ -37,19 +37,19 @@ typedef enum GnVerdict
 	GN_VERDICT_UNKNOWN,
 	GN_VERDICT_ARMED,
 	GN_VERDICT_NOT_SET_UP, /* no extension, or no identity row */
-	GN_VERDICT_FENCED,	   /* an identity row that forbids to act */
-	GN_VERDICT_UNFIT	   /* library and SQL do not fit together */
+	GN_VERDICT_FENCED,     /* an identity row that forbids to act */
+	GN_VERDICT_UNFIT       /* library and SQL do not fit together */
 } GnVerdict;
 
 /* One background worker. Its starter's until attached, then its own. */
 typedef struct GnWorkerSlot
 {
 	pg_atomic_uint32 state; /* GnSlotState; IDLE is left by compare-and-swap */
-	pg_atomic_uint32 stop;	/* leave at the next chance */
-	uint32 generation;		/* changes at reserve and release */
+	pg_atomic_uint32 stop;  /* leave at the next chance */
+	uint32 generation;      /* changes at reserve and release */
 	GnWorkerKind kind;
 	Oid database;
-	pid_t pid;	  /* 0 until attached */
+	pid_t pid;    /* 0 until attached */
 	Latch *latch; /* of the worker's PGPROC; NULL until attached */
 	TimestampTz started_at;
 	TimestampTz last_tick_at;
@@ -68,7 +68,7 @@ typedef struct GnBackoff
 /* What is remembered about a database while no worker of it runs. */
 typedef struct GnDatabase
 {
-	Oid database;				  /* InvalidOid: free */
+	Oid database;                 /* InvalidOid: free */
 	pg_atomic_uint32 generation;  /* counts changes that workers must look at */
 	pg_atomic_uint32 tick_wanted; /* a committer asks for a pass */
 	GnVerdict verdict;
@@ -102,8 +102,8 @@ typedef struct GnWorkers
 	TimestampTz launcher_pass_at;
 	int launcher_starts;
 	int schedulers_waiting; /* databases whose scheduler found no slot */
-	GnShortage slots;		/* of grownext.max_workers */
-	GnShortage processes;	/* of max_worker_processes */
+	GnShortage slots;       /* of grownext.max_workers */
+	GnShortage processes;   /* of max_worker_processes */
 	GnBlock blocks[GN_WORKER_BLOCKS];
 	int slot_count;
 	int database_count;
@@ -121,22 +121,25 @@ extern GnDatabase *gn_worker_database(Oid database);
 extern GnDatabase *gn_worker_database_make(Oid database, bool evict);
 extern GnWorkerSlot *gn_worker_scheduler(Oid database);
 extern bool gn_worker_blocked(Oid database);
-extern void gn_worker_backoff(GnBackoff *backoff, TimestampTz started_at, const char *error);
+extern void
+gn_worker_backoff(GnBackoff *backoff, TimestampTz started_at, const char *error);
 
 /* workers.c: these take the lock, throw nothing, and do nothing without preload */
-extern void gn_worker_recheck(Oid database); /* its identity, extension or fence may have changed */
+extern void
+gn_worker_recheck(Oid database); /* its identity, extension or fence may have changed */
 extern void gn_worker_wake_launcher(void);
 extern void gn_worker_wake(Oid database, int jobs, bool tick);
 extern int gn_worker_wake_idle(Oid database, int jobs);
-extern int gn_worker_stop(Oid database, bool terminate); /* how many are still attached */
-extern void gn_worker_nudge_executors(void);			   /* idle ones look at what is wanted */
+extern int
+gn_worker_stop(Oid database, bool terminate); /* how many are still attached */
+extern void gn_worker_nudge_executors(void);  /* idle ones look at what is wanted */
 
 /* start.c: for launcher and schedulers */
 typedef enum GnStart
 {
 	GN_START_OK,
-	GN_START_REFUSED,	/* blocked, or the database has its scheduler */
-	GN_START_NO_SLOT,	/* grownext.max_workers */
+	GN_START_REFUSED,   /* blocked, or the database has its scheduler */
+	GN_START_NO_SLOT,   /* grownext.max_workers */
 	GN_START_NO_PROCESS /* max_worker_processes */
 } GnStart;
 extern GnStart gn_worker_start(GnWorkerKind kind, Oid database);
@@ -154,7 +157,7 @@ extern void gn_worker_abort(void);
 extern GnVerdict gn_worker_judge(void);
 extern bool gn_worker_wait(long milliseconds, uint32 event);
 extern void gn_worker_beat(bool healthy); /* a pass ended; healthy forgets the error */
-extern void gn_worker_note_error(void);	  /* the last one logged is this worker's state */
+extern void gn_worker_note_error(void); /* the last one logged is this worker's state */
 
 /* launcher.c */
 extern bool gn_database_listed(const char *name);
