@@ -37,6 +37,7 @@ SELECT grownext.current_tenant(), grownext.current_session();
 SELECT grownext.has_scope('read') AS read, grownext.has_scope('rea') AS rea, grownext.has_scope('read write') AS both, grownext.has_scope('') AS empty;
 SELECT grownext.claim('app.plan') AS plan, grownext.claim('app.n') AS n, grownext.claim('app') AS app, grownext.claim('app.plan.x') AS x, grownext.claim('nothing') AS nothing;
 SELECT grownext.scope_require('write');
+DO $$ BEGIN PERFORM grownext.scope_require('admin'); EXCEPTION WHEN SQLSTATE 'NX014' THEN RAISE NOTICE 'refused: %', SQLERRM; END $$;
 
 -- one transaction, one request
 SAVEPOINT s;

@@ -51,19 +51,23 @@ gn_audit_guarded(void)
 	return hooked && enforce;
 }
 
-/* Is the guard on duty in this place? Binary upgrade rebuilds the catalogue as it was. */
+/* Is the guard on duty in this place? Binary upgrade rebuilds the catalogue as it was.
+ */
 static bool
 on_duty(void)
 {
-	return enforce && !gn_audit_log_making && !IsBinaryUpgrade && OidIsValid(MyDatabaseId);
+	return enforce && !gn_audit_log_making && !IsBinaryUpgrade &&
+		   OidIsValid(MyDatabaseId);
 }
 
 static void
 refuse(const char *what)
 {
-	ereport(ERROR, (errcode(GN_ERRCODE_AUDIT_APPEND_ONLY), errmsg("the audit log cannot be changed"),
-					errdetail("Refused: %s.", what),
-					errhint("For development only: start the server with grownext.audit_enforce = off.")));
+	ereport(ERROR,
+			(errcode(GN_ERRCODE_AUDIT_APPEND_ONLY),
+			 errmsg("the audit log cannot be changed"), errdetail("Refused: %s.", what),
+			 errhint("For development only: start the server with "
+					 "grownext.audit_enforce = off.")));
 }
 
 static bool
@@ -94,7 +98,8 @@ alteration_is_harmless(const AlterTableCmd *command)
 		case AT_ValidateConstraint:
 			return true;
 		case AT_ChangeOwner:
-			return get_rolespec_oid(command->newowner, true) == get_role_oid("grownext_owner", true);
+			return get_rolespec_oid(command->newowner, true) ==
+				   get_role_oid("grownext_owner", true);
 		default:
 			return false;
 	}
@@ -124,7 +129,8 @@ check_create_trigger(const CreateTrigStmt *statement)
 		return;
 	function = LookupFuncName(statement->funcname, 0, NULL, true);
 	if (OidIsValid(function) &&
-		function == LookupFuncName(list_make2(makeString("_grownext"), makeString("audit_refuse")),
+		function == LookupFuncName(list_make2(makeString("_grownext"),
+											  makeString("audit_refuse")),
 								   0, NULL, true) &&
 		(strcmp(statement->trigname, GN_AUDIT_ROW_TRIGGER) == 0 ||
 		 strcmp(statement->trigname, GN_AUDIT_TRUNCATE_TRIGGER) == 0))
@@ -137,7 +143,8 @@ check_rename(const RenameStmt *statement)
 {
 	if (statement->renameType == OBJECT_SCHEMA)
 	{
-		if (strcmp(statement->subname, GN_AUDIT_SCHEMA) == 0 && OidIsValid(gn_audit_log_oid()))
+		if (strcmp(statement->subname, GN_AUDIT_SCHEMA) == 0 &&
+			OidIsValid(gn_audit_log_oid()))
 			refuse("ALTER SCHEMA " GN_AUDIT_SCHEMA " RENAME");
 	}
 	else if (names_log(statement->relation))
@@ -176,7 +183,8 @@ drops_our_extension(const Node *statement)
 {
 	ListCell *cell;
 
-	if (!IsA(statement, DropStmt) || ((const DropStmt *) statement)->removeType != OBJECT_EXTENSION)
+	if (!IsA(statement, DropStmt) ||
+		((const DropStmt *) statement)->removeType != OBJECT_EXTENSION)
 		return false;
 	foreach (cell, ((const DropStmt *) statement)->objects)
 	{
@@ -188,27 +196,32 @@ drops_our_extension(const Node *statement)
 
 static void
 guard_utility(PlannedStmt *plan, const char *source, bool read_only_tree,
-			  ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
-			  DestReceiver *dest, QueryCompletion *completion)
+			  ProcessUtilityContext context, ParamListInfo params,
+			  QueryEnvironment *environment, DestReceiver *dest,
+			  QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next = previous_utility ? previous_utility : standard_ProcessUtility;
+	ProcessUtility_hook_type next =
+		previous_utility ? previous_utility : standard_ProcessUtility;
 	bool outer = dropping_extension;
 
 	if (!on_duty() || !IsTransactionState())
 	{
-		next(plan, source, read_only_tree, context, params, environment, dest, completion);
+		next(plan, source, read_only_tree, context, params, environment, dest,
+			 completion);
 		return;
 	}
 	check_utility(plan->utilityStmt);
 	if (!drops_our_extension(plan->utilityStmt))
 	{
-		next(plan, source, read_only_tree, context, params, environment, dest, completion);
+		next(plan, source, read_only_tree, context, params, environment, dest,
+			 completion);
 		return;
 	}
 	dropping_extension = true;
 	PG_TRY();
 	{
-		next(plan, source, read_only_tree, context, params, environment, dest, completion);
+		next(plan, source, read_only_tree, context, params, environment, dest,
+			 completion);
 	}
 	PG_FINALLY();
 	{
@@ -279,7 +292,8 @@ guard_check_perms(GN_CHECK_PERMS_PARAMETERS)
 			info->relid == gn_audit_log_oid())
 			refuse("UPDATE or DELETE of events");
 	}
-	return previous_check_perms == NULL || previous_check_perms(GN_CHECK_PERMS_ARGUMENTS);
+	return previous_check_perms == NULL ||
+		   previous_check_perms(GN_CHECK_PERMS_ARGUMENTS);
 }
 
 void
@@ -289,8 +303,8 @@ gn_audit_guard_init(void)
 		return;
 	DefineCustomBoolVariable("grownext.audit_enforce",
 							 "Refuses changes of the audit log to superusers too.",
-							 "Off is for development: triggers remain, hooks do not.", &enforce, true,
-							 PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							 "Off is for development: triggers remain, hooks do not.",
+							 &enforce, true, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	previous_utility = ProcessUtility_hook;
 	ProcessUtility_hook = guard_utility;
 	previous_access = object_access_hook;

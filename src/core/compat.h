@@ -59,7 +59,7 @@
 
 /* 16 (a61b1f7) moved what a query may do to its relations out of the range table. */
 #if PG_VERSION_NUM >= 160000
-#define GN_CHECK_PERMS_PARAMETERS                                                        \
+#define GN_CHECK_PERMS_PARAMETERS                                                      \
 	List *range_table, List *permissions, bool raise_on_violation
 #define GN_CHECK_PERMS_ARGUMENTS range_table, permissions, raise_on_violation
 #define GN_CHECK_PERMS_LIST permissions
