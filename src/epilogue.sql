@@ -71,8 +71,10 @@ GRANT EXECUTE ON FUNCTION grownext.pre_request() TO grownext_service, grownext_u
 GRANT EXECUTE ON FUNCTION
     grownext.gateway_trust(name), grownext.gateway_distrust(name),
     grownext.event_route(text, text, jsonb), grownext.event_unroute(text, text),
-    grownext.capability_grant(text, name), grownext.capability_revoke(text, name)
+    grownext.capability_grant(text, name), grownext.capability_revoke(text, name),
+    grownext.setup(text, text[], jsonb), grownext.fence(text), grownext.unfence(text, text)
     TO grownext_admin;
+GRANT EXECUTE ON FUNCTION grownext.status(), grownext.workers() TO grownext_admin, grownext_monitor;
 
 -- queue: enqueue and its like go to other roles by queue_grant()
 GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker;

@@ -90,4 +90,12 @@
  * all. */
 #define gn_in_background_worker() (MyBackendType == B_BG_WORKER)
 
+/* 16 (afbfc02) replaced the ownership checks by one. */
+#if PG_VERSION_NUM >= 160000
+#define gn_is_database_owner(database, role)                                             \
+	object_ownercheck(DatabaseRelationId, (database), (role))
+#else
+#define gn_is_database_owner(database, role) pg_database_ownercheck((database), (role))
+#endif
+
 #endif
