@@ -1,0 +1,86 @@
+-- A hostile caller has LOGIN and CONNECT and nothing else: no function can be called, no
+-- relation read or written, no setting set. Generated from the catalogue, object by object.
+-- The same once more after somebody carelessly granted USAGE on the schemas: then every
+-- object has to refuse on its own.
+BEGIN;
+SELECT * FROM no_plan();
+
+CREATE ROLE regress_hostile LOGIN;
+SELECT is(pg_has_role('regress_hostile', r.oid, 'MEMBER'), false, 'the hostile caller is no member of ' || r.rolname)
+  FROM pg_roles AS r WHERE r.rolname LIKE 'grownext\_%' ORDER BY r.rolname;
+
+-- SQLSTATE of a statement of the hostile caller, whatever it does is undone
+CREATE FUNCTION pg_temp.attempt(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    SET LOCAL SESSION AUTHORIZATION regress_hostile;
+    EXECUTE statement;
+    RAISE EXCEPTION USING ERRCODE = 'TRIED'; -- undoes the statement and the user
+EXCEPTION WHEN OTHERS THEN
+    RETURN CASE SQLSTATE WHEN 'TRIED' THEN 'it went through' ELSE SQLSTATE END;
+END
+$$;
+
+-- NULL comes from a subquery: of a STRICT function with a constant NULL nothing is left
+-- to refuse after planning.
+CREATE TEMP TABLE target AS
+SELECT 'function' AS kind, p.oid, p.oid::regprocedure::text AS name,
+       CASE WHEN EXISTS (SELECT FROM unnest(p.proargtypes) AS a JOIN pg_type AS t ON t.oid = a WHERE t.typtype = 'p') THEN NULL
+            ELSE format(CASE p.prokind WHEN 'p' THEN 'CALL %I.%I(%s)' ELSE 'SELECT %I.%I(%s)' END, n.nspname, p.proname,
+                   (SELECT string_agg(format('(SELECT NULL::%s)', format_type(a.type, NULL)), ', ' ORDER BY a.place)
+                      FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, place))) END AS statement
+  FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE n.nspname IN ('grownext', '_grownext', 'grownext_api')
+UNION ALL
+SELECT 'relation', c.oid, c.oid::regclass::text, format('SELECT * FROM %I.%I', n.nspname, c.relname)
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE n.nspname IN ('grownext', '_grownext', 'grownext_api') AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S');
+
+SELECT cmp_ok((SELECT count(*) FROM target WHERE kind = 'function'), '>', 0::bigint, 'there are functions to try');
+SELECT cmp_ok((SELECT count(*) FROM target WHERE kind = 'relation'), '>', 0::bigint, 'there are relations to try');
+
+-- The attempt itself has to be able to succeed, or it proves nothing.
+SELECT is(pg_temp.attempt('SELECT 1'), 'it went through', 'the hostile caller can run what everybody may');
+
+SELECT is(pg_temp.attempt(statement), '42501', 'refused: ' || name)
+  FROM target WHERE statement IS NOT NULL ORDER BY kind, name;
+
+GRANT USAGE ON SCHEMA grownext, _grownext, grownext_api TO regress_hostile;
+
+SELECT is(pg_temp.attempt(statement), '42501', 'refused with USAGE on its schema: ' || name)
+  FROM target WHERE statement IS NOT NULL ORDER BY kind, name;
+SELECT is(has_function_privilege('regress_hostile', oid, 'EXECUTE'), false, 'no EXECUTE: ' || name)
+  FROM target WHERE kind = 'function' ORDER BY name;
+SELECT is(has_table_privilege('regress_hostile', t.oid, p) OR has_any_column_privilege('regress_hostile', t.oid, 'SELECT, INSERT, UPDATE, REFERENCES'),
+          false, format('no %s: %s', p, t.name))
+  FROM target AS t JOIN pg_class AS c ON c.oid = t.oid
+ CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS p
+ WHERE t.kind = 'relation' AND c.relkind <> 'S' ORDER BY t.name, p;
+SELECT is(has_sequence_privilege('regress_hostile', t.oid, 'USAGE, SELECT, UPDATE'), false, 'no sequence right: ' || t.name)
+  FROM target AS t JOIN pg_class AS c ON c.oid = t.oid
+ WHERE t.kind = 'relation' AND c.relkind = 'S' ORDER BY t.name;
+
+-- Settings: none may be set by an ordinary user, nor a new one be invented.
+LOAD 'grownext';
+SELECT cmp_ok((SELECT count(*) FROM pg_settings WHERE name LIKE 'grownext.%'), '>', 0::bigint, 'there are settings to try');
+-- 42501 needs a superuser, 55P02 cannot be changed in a session at all
+SELECT ok(pg_temp.attempt(format('SET %s = %L', name, boot_val)) IN ('42501', '55P02'), 'cannot be set: ' || name)
+  FROM pg_settings WHERE name LIKE 'grownext.%' ORDER BY name;
+SELECT is(pg_temp.attempt('SET grownext.invented = 1'), '42602', 'cannot be invented: grownext.invented');
+
+-- Who has what, function by function: a public function serves somebody, an internal one
+-- nobody, and PUBLIC none.
+SELECT CASE
+        WHEN n.nspname = '_grownext' THEN is(g.grantees, NULL, 'internal, granted to nobody: ' || p.oid::regprocedure)
+        ELSE ok(cardinality(g.grantees) > 0 AND NOT 'PUBLIC' = ANY (g.grantees), 'granted to somebody: ' || p.oid::regprocedure)
+       END
+  FROM pg_proc AS p
+  JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ CROSS JOIN LATERAL (
+        SELECT array_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END) AS grantees
+          FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+         WHERE a.grantee <> p.proowner) AS g
+ WHERE n.nspname IN ('grownext', '_grownext', 'grownext_api')
+ ORDER BY n.nspname, p.oid::regprocedure::text;
+
+SELECT * FROM finish();
+ROLLBACK;
