@@ -385,7 +385,9 @@ BEGIN
         -- signatures come quoted from the catalogue
         IF call.allowed THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', call.signature, role_name);
-        ELSIF NOT EXISTS (SELECT FROM _grownext.core_capability AS c
+        -- what the epilogue or a capability gives is not taken
+        ELSIF role_name NOT IN ('grownext_admin', 'grownext_service')
+              AND NOT EXISTS (SELECT FROM _grownext.core_capability AS c
                            WHERE c.role_name = queue_apply_grants.role_name AND c.capability IN ('service', 'admin')) THEN
             EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM %I', call.signature, role_name);
         END IF;
