@@ -14,12 +14,16 @@
 
 #include "audit/audit.h"
 #include "core/core.h"
+#include "entitlement/entitlement.h"
+#include "tenant/tenant.h"
 
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
 	&gn_core_component,
 	&gn_audit_component,
+	&gn_tenant_component,
+	&gn_entitlement_component,
 	NULL,
 };
 
