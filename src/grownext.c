@@ -15,12 +15,14 @@
 #include "audit/audit.h"
 #include "core/core.h"
 #include "entitlement/entitlement.h"
+#include "queue/queue.h"
 #include "tenant/tenant.h"
 
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
 	&gn_core_component,
+	&gn_queue_component,
 	&gn_audit_component,
 	&gn_tenant_component,
 	&gn_entitlement_component,
