@@ -84,10 +84,11 @@ GRANT EXECUTE ON FUNCTION grownext.current_job()
 GRANT EXECUTE ON FUNCTION
     grownext.enqueue(text, jsonb, timestamptz, int, text, text, int, timestamptz, text, interval, bigint[], bigint, uuid),
     grownext.enqueue_many(text, jsonb[], timestamptz, int, text[], text[]),
+    grownext.queue_handle(text, regprocedure, jsonb, name),
     grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[])
     TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION
-    grownext.queue_define(text, jsonb), grownext.queue_handle(text, regprocedure, jsonb, name),
+    grownext.queue_define(text, jsonb),
     grownext.queue_pause(text), grownext.queue_resume(text), grownext.queue_purge(text), grownext.queue_drop(text),
     grownext.queue_grant(text, name, text), grownext.queue_revoke(text, name, text)
     TO grownext_admin;
