@@ -138,6 +138,47 @@ GRANT SELECT ON grownext.product_entitlement TO grownext_admin, grownext_service
 -- called in views, with the reader's rights
 GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
+-- crypto
+GRANT EXECUTE ON FUNCTION grownext.secret_set(text, text, text), grownext.secret_drop(text) TO grownext_admin;
+GRANT SELECT ON grownext.secret TO grownext_admin, grownext_service;
+-- a view's functions are called with its reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_admin, grownext_service;
+
+-- jwt: keys are administered, tokens are minted by trusted back ends, public keys are public
+GRANT EXECUTE ON FUNCTION
+    grownext.key_create(text, text, text, jsonb), grownext.key_rotate(text, boolean), grownext.key_revoke(text, text)
+    TO grownext_admin;
+GRANT SELECT ON grownext.signing_key TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
+GRANT EXECUTE ON FUNCTION
+    grownext.jwt_mint(text, jsonb, text, interval, text),
+    grownext.act_as(text, uuid, jsonb, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.jwt_verify(text, text, text, text), grownext.jwt_inspect(text, text, text, text),
+    grownext.jws_verify(text, jsonb), grownext.jwk_thumbprint(jsonb),
+    grownext.authenticate(text, text)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT USAGE ON TYPE grownext.token_info, grownext.jws_result
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION grownext.jwks(text), grownext.discovery()
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
+
+-- account
+GRANT EXECUTE ON FUNCTION
+    grownext.user_create(text, text, uuid, text, jsonb), grownext.user_update(uuid, jsonb),
+    grownext.user_disable(uuid), grownext.user_enable(uuid), grownext.user_delete(uuid)
+    TO grownext_admin, grownext_service;
+GRANT SELECT ON grownext.user_account TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- a view's functions are called with its reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_caller_has(text) TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- session
+GRANT EXECUTE ON FUNCTION grownext.session_create(uuid, uuid, jsonb) TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.session_refresh(text) TO grownext_service, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION grownext.session_revoke(uuid, text), grownext.session_revoke_all(uuid, uuid, uuid, text)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
 -- Last: roles that hold a capability get what is new, and every backend looks at
 -- the version of the SQL again.
 DO $$
