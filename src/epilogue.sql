@@ -71,8 +71,30 @@ GRANT EXECUTE ON FUNCTION grownext.pre_request() TO grownext_service, grownext_u
 GRANT EXECUTE ON FUNCTION
     grownext.gateway_trust(name), grownext.gateway_distrust(name),
     grownext.event_route(text, text, jsonb), grownext.event_unroute(text, text),
-    grownext.capability_grant(text, name), grownext.capability_revoke(text, name)
+    grownext.capability_grant(text, name), grownext.capability_revoke(text, name),
+    grownext.setup(text, text[], jsonb), grownext.fence(text), grownext.unfence(text, text)
     TO grownext_admin;
+GRANT EXECUTE ON FUNCTION grownext.status(), grownext.workers() TO grownext_admin, grownext_monitor;
+
+-- queue: enqueue and its like go to other roles by queue_grant()
+GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker;
+GRANT USAGE ON TYPE grownext.job_state, grownext.queue_state TO grownext_admin, grownext_service, grownext_worker, grownext_monitor;
+GRANT EXECUTE ON FUNCTION grownext.current_job()
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    grownext.enqueue(text, jsonb, timestamptz, int, text, text, int, timestamptz, text, interval, bigint[], bigint, uuid),
+    grownext.enqueue_many(text, jsonb[], timestamptz, int, text[], text[]),
+    grownext.queue_handle(text, regprocedure, jsonb, name),
+    grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[])
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.queue_define(text, jsonb),
+    grownext.queue_pause(text), grownext.queue_resume(text), grownext.queue_purge(text), grownext.queue_drop(text),
+    grownext.queue_grant(text, name, text), grownext.queue_revoke(text, name, text)
+    TO grownext_admin;
+GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext_service, grownext_monitor;
+GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
+GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
 
 -- Last: roles that hold a capability get what is new, and every backend looks at
 -- the version of the SQL again.

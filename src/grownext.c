@@ -14,11 +14,13 @@
 
 #include "audit/audit.h"
 #include "core/core.h"
+#include "queue/queue.h"
 
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
 	&gn_core_component,
+	&gn_queue_component,
 	&gn_audit_component,
 	NULL,
 };

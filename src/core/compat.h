@@ -71,8 +71,31 @@
 #define GnPermissionInfo RangeTblEntry
 #endif
 
+/* 16 (c727f51) folded the per-catalogue privilege checks into one. */
+#if PG_VERSION_NUM >= 160000
+#define gn_proc_aclcheck(function, role)                                               \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#else
+#define gn_proc_aclcheck(function, role) pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#endif
+
+/* 16 (3d14e17) made SET ROLE an option of membership. */
+#if PG_VERSION_NUM >= 160000
+#define gn_can_set_role(member, role) member_can_set_role(member, role)
+#else
+#define gn_can_set_role(member, role) is_member_of_role(member, role)
+#endif
+
 /* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on
  * all. */
 #define gn_in_background_worker() (MyBackendType == B_BG_WORKER)
+
+/* 16 (afbfc02) replaced the ownership checks by one. */
+#if PG_VERSION_NUM >= 160000
+#define gn_is_database_owner(database, role)                                           \
+	object_ownercheck(DatabaseRelationId, (database), (role))
+#else
+#define gn_is_database_owner(database, role) pg_database_ownercheck((database), (role))
+#endif
 
 #endif

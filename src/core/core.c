@@ -12,6 +12,7 @@
 #include "core/core.h"
 #include "core/events.h"
 #include "core/trust.h"
+#include "core/workers.h"
 
 GN_FUNCTION(gn_core_now);
 GN_FUNCTION(gn_core_errors);
@@ -23,9 +24,18 @@ init_core(void)
 	gn_spi_init();
 	gn_trust_init();
 	gn_events_init();
+	gn_identity_init();
+	gn_utility_init();
+	gn_launcher_init();
 }
 
-const GnComponent gn_core_component = {.name = "core", .init = init_core};
+const GnComponent gn_core_component = {
+	.name = "core",
+	.init = init_core,
+	.shmem_size = gn_worker_shmem_size,
+	.shmem_init = gn_worker_shmem_init,
+	.tick = "SELECT _grownext.core_tick($1)",
+};
 
 void
 gn_require_preload(const char *what)

@@ -5,14 +5,17 @@ CREATE TYPE _grownext.core_marker_option AS ();
 CREATE TYPE _grownext.core_marker_trust AS ();
 CREATE TYPE _grownext.core_marker_route AS ();
 CREATE TYPE _grownext.core_marker_extension AS ();
+CREATE TYPE _grownext.core_marker_identity AS ();
 
--- Which database this is, written by setup(). No row, or a row that names another
--- cluster, database, timeline or environment: nothing acts here (see docs/operations.md).
+-- Which database this is, written by setup() and unfence(). No row, or a row that names
+-- another cluster, database, extension, timeline or environment: nothing acts here
+-- (src/core/identity.c says what each comparison catches).
 CREATE TABLE _grownext.core_identity (
     only_row          boolean     NOT NULL DEFAULT true,
     system_identifier bigint      NOT NULL,
     database_oid      oid         NOT NULL,
     database_name     name        NOT NULL,
+    extension_oid     oid         NOT NULL,
     timeline          int         NOT NULL,
     environment       text        NOT NULL DEFAULT '',
     armed_at          timestamptz NOT NULL,

@@ -1,0 +1,136 @@
+/*
+ * src/core/wake.c
+ *	  Wake-ups at commit: counted per subtransaction, sent once per transaction.
+ *
+ * The commit is visible to others before XACT_EVENT_COMMIT fires (the transaction
+ * has left the process array), so whoever wakes up sees the rows. A rolled-back
+ * savepoint takes its wishes with it. PREPARE forgets them: COMMIT PREPARED runs in
+ * any session, and what it brings is found by the next tick. Nothing throws in the
+ * commit callback: it takes one lock and sets latches.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "core/core.h"
+#include "core/workers.h"
+
+typedef struct Wishes
+{
+	int level; /* nesting depth of the transaction that has them */
+	int jobs;
+	bool tick;
+	bool recheck;
+	bool scan;
+	struct Wishes *outer;
+} Wishes;
+
+static Wishes *wishes = NULL; /* innermost first; memory of TopTransactionContext */
+static bool registered = false;
+
+static void
+merge_into(Wishes *to, const Wishes *from)
+{
+	to->jobs += from->jobs;
+	to->tick |= from->tick;
+	to->recheck |= from->recheck;
+	to->scan |= from->scan;
+}
+
+static void
+end_transaction(XactEvent event, void *arg)
+{
+	Wishes *w = wishes;
+
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
+		event == XACT_EVENT_PRE_PREPARE)
+		return;
+	wishes = NULL;
+	if (w == NULL || event != XACT_EVENT_COMMIT)
+		return;
+	if (w->recheck)
+		gn_worker_recheck(MyDatabaseId);
+	if (w->scan)
+		gn_worker_wake_launcher();
+	if (w->jobs > 0 || w->tick)
+		gn_worker_wake(MyDatabaseId, w->jobs, w->tick);
+}
+
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+				   void *arg)
+{
+	Wishes *w = wishes;
+	int level = GetCurrentTransactionNestLevel();
+
+	if (w == NULL || w->level < level)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		wishes = w->outer;
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		if (w->outer && w->outer->level == level - 1)
+		{
+			merge_into(w->outer, w);
+			wishes = w->outer;
+		}
+		else
+			w->level = level - 1;
+	}
+}
+
+static Wishes *
+current_wishes(void)
+{
+	int level = GetCurrentTransactionNestLevel();
+
+	if (!registered)
+	{
+		RegisterXactCallback(end_transaction, NULL);
+		RegisterSubXactCallback(end_subtransaction, NULL);
+		registered = true;
+	}
+	if (wishes == NULL || wishes->level < level)
+	{
+		Wishes *w = MemoryContextAllocZero(TopTransactionContext, sizeof(Wishes));
+
+		w->level = level;
+		w->outer = wishes;
+		wishes = w;
+	}
+	return wishes;
+}
+
+void
+gn_worker_wake_at_commit(int jobs)
+{
+	if (gn_workers && jobs > 0)
+	{
+		Wishes *w = current_wishes();
+
+		w->jobs = Min(w->jobs, PG_INT32_MAX - jobs) + jobs;
+	}
+}
+
+void
+gn_worker_tick_at_commit(void)
+{
+	if (gn_workers)
+		current_wishes()->tick = true;
+}
+
+void
+gn_worker_recheck_at_commit(void)
+{
+	if (gn_workers)
+		current_wishes()->recheck = true;
+}
+
+void
+gn_worker_scan_at_commit(void)
+{
+	if (gn_workers)
+		current_wishes()->scan = true;
+}

@@ -1,0 +1,40 @@
+/* src/queue/definition.h -- queues as this backend knows them, and who may use them;
+ * private to the queue */
+#ifndef GN_QUEUE_DEFINITION_H
+#define GN_QUEUE_DEFINITION_H
+
+#include "postgres.h"
+
+/* Valid until the next look-up; never hold one across a query. */
+typedef struct GnQueue
+{
+	char *name;
+	int concurrency; /* 0: no limit */
+	int max_attempts;
+	double backoff_base; /* seconds */
+	double backoff_cap;
+	int64 timeout; /* milliseconds */
+	bool ordered;
+	bool expire;
+	bool paused;
+	char *handler; /* qualified and quoted, or NULL */
+	bool handler_takes_job;
+	char *run_as;
+} GnQueue;
+
+extern void gn_definition_init(void);
+
+/* The queue, or NULL. */
+extern const GnQueue *gn_queue_find(const char *name);
+
+/* The queue, which nobody can drop before this transaction ends; raises when there is
+ * none. */
+extern const GnQueue *gn_queue_open(const char *name);
+
+/* Queues of the platform itself, which SQL callers cannot name. */
+extern bool gn_queue_is_internal(const char *name);
+
+/* Right "enqueue" or "work": by grant, or as service or admin. */
+extern bool gn_queue_user_may(Oid user, const char *queue, const char *right);
+
+#endif

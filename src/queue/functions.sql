@@ -1,0 +1,651 @@
+-- src/queue/functions.sql: queues, enqueue, and where jobs stand
+
+-- Rights -----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _grownext.queue_caller_may(queue text, right_name text) RETURNS boolean
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'gn_queue_user_may_sql';
+COMMENT ON FUNCTION _grownext.queue_caller_may(text, text) IS 'Whether the role that is set may enqueue into or work a queue.';
+
+-- Raises unless the queue exists and callers may name it.
+CREATE OR REPLACE FUNCTION _grownext.queue_check_name(queue text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF queue IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'queue must not be null';
+    ELSIF starts_with(queue, 'grownext.') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('queue "%s" is internal', queue),
+            DETAIL = 'Queues named grownext.* belong to the platform.';
+    ELSIF NOT EXISTS (SELECT FROM _grownext.queue_queue AS q WHERE q.queue = queue_check_name.queue) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('queue "%s" does not exist', queue),
+            HINT = format('SELECT grownext.queue_define(%L);', queue);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_check_name(text) IS 'Raises unless a queue exists and SQL callers may name it.';
+
+-- Small helpers in C -------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _grownext.queue_wake(jobs int) RETURNS void
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_wake';
+COMMENT ON FUNCTION _grownext.queue_wake(int) IS 'Wakes executors at commit, as many as there are jobs.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_lock_name(queue text) RETURNS void
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_lock_name';
+COMMENT ON FUNCTION _grownext.queue_lock_name(text) IS 'Keeps everybody from enqueueing into a queue until the transaction ends.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_job_running(id bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_job_running';
+COMMENT ON FUNCTION _grownext.queue_job_running(bigint) IS 'Whether an executor holds the job now.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_preloaded() RETURNS boolean
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'gn_queue_preloaded';
+COMMENT ON FUNCTION _grownext.queue_preloaded() IS 'Whether the library came in through shared_preload_libraries.';
+
+-- A handler's wish as seconds; NULL when it cannot be read as an interval.
+CREATE OR REPLACE FUNCTION _grownext.queue_seconds(wish text) RETURNS double precision
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN least(extract(epoch FROM wish::interval), 31536000);
+EXCEPTION
+    WHEN data_exception THEN
+        RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_seconds(text) IS 'An interval in seconds, at most a year; NULL for what is none.';
+
+-- Storage ------------------------------------------------------------------------
+-- With src/queue/storage.c, all that knows the job tables: scan, and what changes
+-- many jobs at once.
+
+-- Jobs that an executor holds now, from the locks that say so (GN_QUEUE_LOCK_JOB).
+CREATE OR REPLACE VIEW _grownext.queue_running AS
+    SELECT (l.classid::bigint << 32) | l.objid::bigint AS id
+      FROM pg_catalog.pg_locks AS l
+     WHERE l.locktype = 'advisory' AND l.objsubid = 19972 AND l.granted AND l.mode = 'ExclusiveLock'
+       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database());
+COMMENT ON VIEW _grownext.queue_running IS 'Ids of the jobs that run now.';
+
+-- Every job of a queue that has no outcome: ready, scheduled or running.
+CREATE OR REPLACE VIEW _grownext.queue_live AS
+    SELECT j.queue, j.id, j.tenant_id, j.priority, j.enqueued_at, j.run_at, j.failures,
+           CASE WHEN r.id IS NOT NULL THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END AS state
+      FROM _grownext.queue_job AS j
+      LEFT JOIN _grownext.queue_running AS r ON r.id = j.id;
+COMMENT ON VIEW _grownext.queue_live IS 'Jobs without an outcome and their state.';
+
+-- One job, wherever it is; no row for an unknown id.
+CREATE OR REPLACE FUNCTION _grownext.queue_find(job_id bigint) RETURNS SETOF grownext.job_state
+LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+    SELECT j.id, j.queue,
+           CASE WHEN _grownext.queue_job_running(j.id) THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END,
+           j.failures + _grownext.queue_job_running(j.id)::int, NULL::jsonb, j.last_error, j.attempts, j.max_attempts,
+           j.priority, j.unique_key, j.group_key, j.tenant_id, j.enqueued_at, j.run_at, NULL::timestamptz,
+           NULL::timestamptz, j.deadline
+      FROM _grownext.queue_job AS j WHERE j.id = job_id
+    UNION ALL
+    SELECT d.id, d.queue, d.state, d.failures + (d.state = 'succeeded')::int, d.result, d.last_error, d.attempts,
+           d.max_attempts, d.priority, d.unique_key, d.group_key, d.tenant_id, d.enqueued_at, d.run_at, d.started_at,
+           d.finished_at, d.deadline
+      FROM _grownext.queue_done AS d WHERE d.id = job_id
+    UNION ALL
+    SELECT d.id, d.queue, 'dead', d.failures, NULL, d.last_error, d.attempts, d.max_attempts, d.priority, d.unique_key,
+           d.group_key, d.tenant_id, d.enqueued_at, d.run_at, d.started_at, d.died_at, d.deadline
+      FROM _grownext.queue_dead AS d WHERE d.id = job_id
+$$;
+COMMENT ON FUNCTION _grownext.queue_find(bigint) IS 'Where a job stands.';
+
+-- Cancels jobs that no executor holds: all of a queue's, or one, or all there are.
+CREATE OR REPLACE FUNCTION _grownext.queue_cancel_where(queue text, job_id bigint, reason text) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH free AS (
+        SELECT j.id FROM _grownext.queue_job AS j
+         WHERE (j.queue = queue_cancel_where.queue OR queue_cancel_where.queue IS NULL)
+           AND (j.id = job_id OR job_id IS NULL)
+           FOR UPDATE SKIP LOCKED),
+    gone AS (
+        DELETE FROM _grownext.queue_job AS j USING free
+         WHERE j.id = free.id AND NOT _grownext.queue_job_running(j.id) RETURNING j.*),
+    kept AS (
+        INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, finished_at, priority, max_attempts,
+                                          failures, state, unique_key, group_key, tenant_id, last_error, attempts)
+        SELECT g.id, g.queue, g.enqueued_at, g.run_at, g.deadline, _grownext.core_now(), g.priority, g.max_attempts,
+               g.failures, 'cancelled', g.unique_key, g.group_key, g.tenant_id, coalesce(reason, g.last_error), g.attempts
+          FROM gone AS g
+        RETURNING 1)
+    SELECT count(*) FROM kept
+$$;
+COMMENT ON FUNCTION _grownext.queue_cancel_where(text, bigint, text) IS 'Cancels jobs that do not run.';
+
+-- Deletes jobs that no executor holds; totals keep counting them.
+CREATE OR REPLACE FUNCTION _grownext.queue_delete_waiting(queue text) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH free AS (
+        SELECT j.id FROM _grownext.queue_job AS j WHERE j.queue = queue_delete_waiting.queue FOR UPDATE SKIP LOCKED),
+    gone AS (
+        DELETE FROM _grownext.queue_job AS j USING free
+         WHERE j.id = free.id AND NOT _grownext.queue_job_running(j.id) RETURNING j.failures),
+    counted AS (
+        INSERT INTO _grownext.queue_total AS t (queue, enqueued, failed)
+        SELECT queue_delete_waiting.queue, count(*), sum(g.failures) FROM gone AS g HAVING count(*) > 0
+        ON CONFLICT ON CONSTRAINT queue_total_pkey
+        DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, failed = t.failed + EXCLUDED.failed)
+    SELECT count(*) FROM gone
+$$;
+COMMENT ON FUNCTION _grownext.queue_delete_waiting(text) IS 'Deletes jobs that do not run.';
+
+-- Dead letters back among the ready, with their attempts renewed. One whose unique
+-- key a live job holds stays dead: that job does its work.
+CREATE OR REPLACE FUNCTION _grownext.queue_revive(queue text, ids bigint[]) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH chosen AS (
+        SELECT d.* FROM _grownext.queue_dead AS d
+         WHERE d.queue = queue_revive.queue AND (ids IS NULL OR d.id = ANY (ids)) ORDER BY d.id FOR UPDATE),
+    back AS (
+        INSERT INTO _grownext.queue_job (id, queue, enqueued_at, run_at, deadline, priority, max_attempts, ready, unique_key,
+                                         group_key, tenant_id, claims, payload, last_error, attempts)
+        SELECT c.id, c.queue, c.enqueued_at, _grownext.core_now(), c.deadline, c.priority, c.max_attempts, true, c.unique_key,
+               c.group_key, c.tenant_id, c.claims, c.payload, c.last_error, c.attempts
+          FROM chosen AS c ORDER BY c.id
+        ON CONFLICT DO NOTHING
+        RETURNING id),
+    gone AS (
+        DELETE FROM _grownext.queue_dead AS d USING back AS b WHERE d.id = b.id RETURNING d.failures),
+    counted AS (
+        INSERT INTO _grownext.queue_total AS t (queue, failed)
+        SELECT queue_revive.queue, sum(g.failures) FROM gone AS g HAVING count(*) > 0
+        ON CONFLICT ON CONSTRAINT queue_total_pkey DO UPDATE SET failed = t.failed + EXCLUDED.failed)
+    SELECT count(*) FROM gone
+$$;
+COMMENT ON FUNCTION _grownext.queue_revive(text, bigint[]) IS 'Makes dead letters ready again.';
+
+-- What became due is made ready, at most so many; returns how many.
+CREATE OR REPLACE FUNCTION _grownext.queue_promote(now timestamptz, most int) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH due AS (
+        SELECT j.id FROM _grownext.queue_job AS j
+         WHERE NOT j.ready AND j.run_at <= queue_promote.now
+         ORDER BY j.run_at LIMIT most FOR UPDATE SKIP LOCKED),
+    moved AS (
+        UPDATE _grownext.queue_job AS j SET ready = true FROM due WHERE j.id = due.id RETURNING 1)
+    SELECT count(*) FROM moved
+$$;
+COMMENT ON FUNCTION _grownext.queue_promote(timestamptz, int) IS 'Makes jobs ready whose time has come.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_next_due() RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT min(j.run_at) FROM _grownext.queue_job AS j WHERE NOT j.ready
+$$;
+COMMENT ON FUNCTION _grownext.queue_next_due() IS 'When the next scheduled job is due.';
+
+-- Deletes outcomes and dead letters past their queue's retention, at most so many of each queue.
+CREATE OR REPLACE FUNCTION _grownext.queue_expire(now timestamptz, most int) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH old_done AS (
+        SELECT o.id FROM _grownext.queue_queue AS q, LATERAL (
+            SELECT d.id FROM _grownext.queue_done AS d
+             WHERE d.queue = q.queue AND d.finished_at < queue_expire.now - q.retention
+             ORDER BY d.finished_at LIMIT most) AS o),
+    done AS (
+        DELETE FROM _grownext.queue_done AS d USING old_done AS o WHERE d.id = o.id
+        RETURNING d.queue, (d.state = 'succeeded')::int AS succeeded, d.failures),
+    old_dead AS (
+        SELECT o.id FROM _grownext.queue_queue AS q, LATERAL (
+            SELECT d.id FROM _grownext.queue_dead AS d
+             WHERE d.queue = q.queue AND d.died_at < queue_expire.now - q.dead_retention
+             ORDER BY d.died_at LIMIT most) AS o),
+    dead AS (
+        DELETE FROM _grownext.queue_dead AS d USING old_dead AS o WHERE d.id = o.id
+        RETURNING d.queue, 0 AS succeeded, d.failures),
+    counted AS (
+        INSERT INTO _grownext.queue_total AS t (queue, enqueued, succeeded, failed)
+        SELECT g.queue, count(*), sum(g.succeeded), sum(g.failures)
+          FROM (SELECT * FROM done UNION ALL SELECT * FROM dead) AS g GROUP BY g.queue
+        ON CONFLICT ON CONSTRAINT queue_total_pkey
+        DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, succeeded = t.succeeded + EXCLUDED.succeeded,
+                      failed = t.failed + EXCLUDED.failed),
+    windows AS (
+        DELETE FROM _grownext.queue_window AS w WHERE w.expires_at <= queue_expire.now)
+    SELECT greatest((SELECT count(*) FROM done), (SELECT count(*) FROM dead))
+$$;
+COMMENT ON FUNCTION _grownext.queue_expire(timestamptz, int) IS 'Deletes outcomes past their retention.';
+
+-- Administration ------------------------------------------------------------------
+
+-- The whole definition: an option that is not named takes its default.
+CREATE OR REPLACE FUNCTION _grownext.queue_store_definition(queue text, options jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.core_check_options(options, '{"concurrency": "number", "max_attempts": "number",
+        "backoff_base": "string", "backoff_cap": "string", "timeout": "string", "retention": "string",
+        "dead_retention": "string", "ordered": "boolean", "expire": "boolean"}');
+    INSERT INTO _grownext.queue_queue AS q (queue, concurrency, max_attempts, backoff_base, backoff_cap, timeout,
+                                            retention, dead_retention, ordered, expire, created_at)
+    VALUES (queue_store_definition.queue,
+            (options ->> 'concurrency')::int,
+            coalesce((options ->> 'max_attempts')::int, 25),
+            coalesce((options ->> 'backoff_base')::interval, '5 seconds'),
+            coalesce((options ->> 'backoff_cap')::interval, greatest((options ->> 'backoff_base')::interval, '1 hour')),
+            coalesce((options ->> 'timeout')::interval, '5 minutes'),
+            coalesce((options ->> 'retention')::interval, '1 day'),
+            coalesce((options ->> 'dead_retention')::interval, '90 days'),
+            coalesce((options ->> 'ordered')::boolean, false),
+            coalesce((options ->> 'expire')::boolean, false),
+            _grownext.core_now())
+    ON CONFLICT ON CONSTRAINT queue_queue_pkey DO UPDATE
+        SET concurrency = EXCLUDED.concurrency, max_attempts = EXCLUDED.max_attempts,
+            backoff_base = EXCLUDED.backoff_base, backoff_cap = EXCLUDED.backoff_cap, timeout = EXCLUDED.timeout,
+            retention = EXCLUDED.retention, dead_retention = EXCLUDED.dead_retention,
+            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire
+        WHERE (q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
+               q.ordered, q.expire)
+              IS DISTINCT FROM
+              (EXCLUDED.concurrency, EXCLUDED.max_attempts, EXCLUDED.backoff_base, EXCLUDED.backoff_cap, EXCLUDED.timeout,
+               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire);
+EXCEPTION
+    WHEN check_violation THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('invalid definition of queue "%s"', queue),
+            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative.';
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_store_definition(text, jsonb) IS 'Creates or updates a queue, internal ones too.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_define(queue text, options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF queue IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'queue must not be null';
+    ELSIF starts_with(queue, 'grownext.') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('queue "%s" is internal', queue),
+            DETAIL = 'Queues named grownext.* belong to the platform.';
+    END IF;
+    PERFORM _grownext.queue_store_definition(queue, options);
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_define(text, jsonb) IS 'Creates a queue or replaces its definition; jobs, handler, grants and pause stay.';
+
+-- For components: an internal queue and the function of ours that works it.
+CREATE OR REPLACE FUNCTION _grownext.queue_define_internal(queue text, handler text, options jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT starts_with(queue, 'grownext.') OR NOT starts_with(handler, '_grownext.') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'an internal queue is named grownext.* and handled by a function _grownext.*(payload jsonb)';
+    END IF;
+    PERFORM _grownext.queue_store_definition(queue, options);
+    UPDATE _grownext.queue_queue AS q
+       SET handler = queue_define_internal.handler, handler_takes = 'payload', run_as = 'grownext_owner',
+           handled_at = _grownext.core_now()
+     WHERE q.queue = queue_define_internal.queue AND q.handler IS DISTINCT FROM queue_define_internal.handler;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_define_internal(text, text, jsonb) IS 'Creates an internal queue with its handler, a function of one jsonb in _grownext.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_handle(queue text, handler regprocedure, options jsonb DEFAULT '{}', run_as name DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_handle';
+COMMENT ON FUNCTION grownext.queue_handle(text, regprocedure, jsonb, name) IS 'Lets executors work a queue with a function, as the role that owns it; a NULL handler ends that.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_pause(queue text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_check_name(queue);
+    UPDATE _grownext.queue_queue AS q SET paused_at = _grownext.core_now()
+     WHERE q.queue = queue_pause.queue AND q.paused_at IS NULL;
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_pause(text) IS 'Starts no more jobs of a queue; those that run go on, new ones wait.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_resume(queue text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_check_name(queue);
+    UPDATE _grownext.queue_queue AS q SET paused_at = NULL
+     WHERE q.queue = queue_resume.queue AND q.paused_at IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_resume(text) IS 'Takes queue_pause() back.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_purge(queue text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_check_name(queue);
+    RETURN _grownext.queue_delete_waiting(queue);
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_purge(text) IS 'Deletes the jobs of a queue that wait (ready and scheduled) and says how many; dead letters stay.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_drop(queue text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    waiting bigint;
+    routed text;
+BEGIN
+    PERFORM _grownext.queue_check_name(queue);
+    PERFORM _grownext.queue_lock_name(queue);
+    SELECT count(*) INTO waiting FROM _grownext.queue_job AS j WHERE j.queue = queue_drop.queue;
+    IF waiting > 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
+            MESSAGE = format('queue "%s" still has %s jobs', queue, waiting),
+            HINT = format('Let them run, or delete them: SELECT grownext.queue_purge(%L);', queue);
+    END IF;
+    SELECT r.event_type INTO routed FROM _grownext.core_event_route AS r WHERE r.queue = queue_drop.queue LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
+            MESSAGE = format('events are routed into queue "%s"', queue),
+            HINT = format('SELECT grownext.event_unroute(%L, %L);', routed, queue);
+    END IF;
+    DELETE FROM _grownext.queue_done AS d WHERE d.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_dead AS d WHERE d.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_window AS w WHERE w.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_total AS t WHERE t.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_queue AS q WHERE q.queue = queue_drop.queue;
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_drop(text) IS 'Drops a queue without live jobs, with its outcomes and dead letters.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_check_right(right_name text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF right_name IS NULL OR right_name NOT IN ('enqueue', 'work') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('unknown right "%s"', coalesce(right_name, 'NULL')),
+            HINT = 'Rights on a queue: enqueue, work.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_check_right(text) IS 'Raises unless the text names a right on a queue.';
+
+-- What a role with rights on any queue must be able to call; which queue it may name
+-- is for these functions to judge.
+CREATE OR REPLACE FUNCTION _grownext.queue_apply_grants(role_name name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    may_enqueue CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
+        WHERE g.role_name = queue_apply_grants.role_name AND g.right_name = 'enqueue');
+    may_work CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
+        WHERE g.role_name = queue_apply_grants.role_name AND g.right_name = 'work');
+    may_any CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
+        WHERE g.role_name = queue_apply_grants.role_name);
+    call record;
+BEGIN
+    IF may_any THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA grownext TO %I', role_name);
+    END IF;
+    FOR call IN
+        SELECT p.oid::regprocedure AS signature,
+               CASE WHEN p.proname IN ('enqueue', 'enqueue_many') THEN may_enqueue
+                    WHEN p.proname = 'queue_handle' THEN may_work ELSE may_any END AS allowed
+          FROM pg_proc AS p
+         WHERE p.pronamespace = 'grownext'::regnamespace
+           AND p.proname IN ('enqueue', 'enqueue_many', 'queue_handle', 'job_get', 'job_cancel')
+    LOOP
+        -- signatures come quoted from the catalogue
+        IF call.allowed THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', call.signature, role_name);
+        -- what the epilogue or a capability gives is not taken
+        ELSIF role_name NOT IN ('grownext_admin', 'grownext_service')
+              AND NOT EXISTS (SELECT FROM _grownext.core_capability AS c
+                           WHERE c.role_name = queue_apply_grants.role_name AND c.capability IN ('service', 'admin')) THEN
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM %I', call.signature, role_name);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_apply_grants(name) IS 'Gives a role EXECUTE on what its rights on queues need, and takes the rest back.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_grant(queue text, to_role name, "right" text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_check_name(queue);
+    PERFORM _grownext.queue_check_right("right");
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = to_role) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('role "%s" does not exist', coalesce(to_role, 'NULL'));
+    END IF;
+    INSERT INTO _grownext.queue_grant (queue, role_name, right_name)
+    VALUES (queue_grant.queue, queue_grant.to_role, queue_grant."right") ON CONFLICT DO NOTHING;
+    PERFORM _grownext.queue_apply_grants(to_role);
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_grant(text, name, text) IS 'Lets a role enqueue into a queue, or work it.';
+
+CREATE OR REPLACE FUNCTION grownext.queue_revoke(queue text, from_role name, "right" text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_check_name(queue);
+    PERFORM _grownext.queue_check_right("right");
+    DELETE FROM _grownext.queue_grant AS g
+     WHERE g.queue = queue_revoke.queue AND g.role_name = from_role AND g.right_name = queue_revoke."right";
+    IF FOUND AND EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = from_role) THEN
+        PERFORM _grownext.queue_apply_grants(from_role);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION grownext.queue_revoke(text, name, text) IS 'Takes queue_grant() back.';
+
+-- Enqueue -------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION grownext.enqueue(
+    queue text, payload jsonb DEFAULT '{}', run_at timestamptz DEFAULT NULL, priority int DEFAULT 0,
+    unique_key text DEFAULT NULL, group_key text DEFAULT NULL, max_attempts int DEFAULT NULL,
+    deadline timestamptz DEFAULT NULL, unique_mode text DEFAULT 'keep', unique_for interval DEFAULT NULL,
+    depends_on bigint[] DEFAULT NULL, batch_id bigint DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_enqueue';
+COMMENT ON FUNCTION grownext.enqueue(text, jsonb, timestamptz, int, text, text, int, timestamptz, text, interval, bigint[], bigint, uuid)
+    IS 'Enqueues a job in this transaction, with the caller''s context; returns its id.';
+
+CREATE OR REPLACE FUNCTION grownext.enqueue_many(
+    queue text, payloads jsonb[], run_at timestamptz DEFAULT NULL, priority int DEFAULT 0,
+    group_keys text[] DEFAULT NULL, unique_keys text[] DEFAULT NULL) RETURNS bigint[]
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_enqueue_many';
+COMMENT ON FUNCTION grownext.enqueue_many(text, jsonb[], timestamptz, int, text[], text[]) IS 'Enqueues a job per payload; returns the ids in the order of the payloads.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_put_internal(
+    queue text, payload jsonb, run_at timestamptz DEFAULT NULL, priority int DEFAULT 0,
+    unique_key text DEFAULT NULL, group_key text DEFAULT NULL, max_attempts int DEFAULT NULL,
+    tenant_id uuid DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_put_internal';
+COMMENT ON FUNCTION _grownext.queue_put_internal(text, jsonb, timestamptz, int, text, text, int, uuid) IS 'Enqueues for another component, into internal queues too; asks nobody''s rights.';
+
+CREATE OR REPLACE FUNCTION grownext.current_job() RETURNS grownext.job
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'gn_current_job';
+COMMENT ON FUNCTION grownext.current_job() IS 'The job whose handler is running; NULL outside of one.';
+
+-- Jobs ----------------------------------------------------------------------------
+
+-- A service or admin sees every job, whoever works a queue sees its jobs, whoever may
+-- enqueue sees those of the own tenant.
+CREATE OR REPLACE FUNCTION _grownext.queue_caller_sees(queue text, tenant_id uuid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT _grownext.core_caller_has('service') OR _grownext.core_caller_has('admin')
+        OR (NOT starts_with(queue, 'grownext.')
+            AND (_grownext.queue_caller_may(queue, 'work')
+                 OR (tenant_id = grownext.current_tenant() AND _grownext.queue_caller_may(queue, 'enqueue'))))
+$$;
+COMMENT ON FUNCTION _grownext.queue_caller_sees(text, uuid) IS 'Whether the caller may see a job.';
+
+CREATE OR REPLACE FUNCTION grownext.job_get(id bigint) RETURNS grownext.job_state
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT f FROM _grownext.queue_find(job_get.id) AS f WHERE _grownext.queue_caller_sees(f.queue, f.tenant_id)
+$$;
+COMMENT ON FUNCTION grownext.job_get(bigint) IS 'Where a job stands; NULL when there is none that the caller may see.';
+
+CREATE OR REPLACE FUNCTION grownext.job_cancel(id bigint) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT _grownext.queue_cancel_where(f.queue, f.id, 'cancelled by job_cancel()') = 1
+                       FROM _grownext.queue_find(job_cancel.id) AS f
+                      WHERE f.state IN ('ready', 'scheduled') AND NOT starts_with(f.queue, 'grownext.')
+                        AND _grownext.queue_caller_sees(f.queue, f.tenant_id)), false)
+$$;
+COMMENT ON FUNCTION grownext.job_cancel(bigint) IS 'Cancels a job that has not started (or waits for its next attempt); false when it runs, is over or is not the caller''s.';
+
+CREATE OR REPLACE FUNCTION grownext.job_redrive(queue text, ids bigint[] DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    revived bigint;
+BEGIN
+    IF queue IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_queue AS q WHERE q.queue = job_redrive.queue) THEN
+        PERFORM _grownext.queue_check_name(queue);
+    END IF;
+    revived := _grownext.queue_revive(queue, ids);
+    PERFORM _grownext.queue_wake(least(revived, 1000)::int);
+    RETURN revived;
+END
+$$;
+COMMENT ON FUNCTION grownext.job_redrive(text, bigint[]) IS 'Makes dead letters of a queue (all, or those named) ready again and says how many.';
+
+-- Figures -------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION grownext.queue_stats(queue text DEFAULT NULL) RETURNS SETOF grownext.queue_state
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH live AS (
+        SELECT l.queue, count(*) AS enqueued, coalesce(sum(l.failures), 0) AS failed,
+               count(*) FILTER (WHERE l.state = 'ready') AS ready,
+               count(*) FILTER (WHERE l.state = 'running') AS running,
+               count(*) FILTER (WHERE l.state = 'scheduled') AS scheduled,
+               min(l.run_at) FILTER (WHERE l.state = 'ready') AS oldest
+          FROM _grownext.queue_live AS l
+         WHERE l.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY l.queue),
+    done AS (
+        SELECT d.queue, count(*) AS enqueued, coalesce(sum(d.failures), 0) AS failed,
+               count(*) FILTER (WHERE d.state = 'succeeded') AS succeeded
+          FROM _grownext.queue_done AS d
+         WHERE d.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY d.queue),
+    dead AS (
+        SELECT d.queue, count(*) AS enqueued, coalesce(sum(d.failures), 0) AS failed
+          FROM _grownext.queue_dead AS d
+         WHERE d.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY d.queue)
+    SELECT q.queue, coalesce(l.ready, 0), coalesce(l.running, 0), coalesce(l.scheduled, 0), coalesce(x.enqueued, 0),
+           greatest(_grownext.core_now() - l.oldest, '0'),
+           (coalesce(l.enqueued, 0) + coalesce(d.enqueued, 0) + coalesce(x.enqueued, 0) + coalesce(t.enqueued, 0))::bigint,
+           (coalesce(d.succeeded, 0) + coalesce(t.succeeded, 0))::bigint,
+           (coalesce(l.failed, 0) + coalesce(d.failed, 0) + coalesce(x.failed, 0) + coalesce(t.failed, 0))::bigint,
+           p.wait[1], p.wait[2], p.run[1], p.run[2],
+           q.paused_at IS NOT NULL
+      FROM _grownext.queue_queue AS q
+      LEFT JOIN live AS l ON l.queue = q.queue
+      LEFT JOIN done AS d ON d.queue = q.queue
+      LEFT JOIN dead AS x ON x.queue = q.queue
+      LEFT JOIN _grownext.queue_total AS t ON t.queue = q.queue
+      CROSS JOIN LATERAL (
+        SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM r.started_at - r.run_at)::float8) AS wait,
+               percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM r.finished_at - r.started_at)::float8) AS run
+          FROM (SELECT s.started_at, s.run_at, s.finished_at FROM _grownext.queue_done AS s
+                 WHERE s.queue = q.queue AND s.started_at IS NOT NULL AND s.finished_at > _grownext.core_now() - interval '1 hour'
+                 ORDER BY s.finished_at DESC LIMIT 10000) AS r) AS p
+     WHERE q.queue = queue_stats.queue OR queue_stats.queue IS NULL
+     ORDER BY q.queue
+$$;
+COMMENT ON FUNCTION grownext.queue_stats(text) IS 'Counts, totals, age of the oldest ready job and times of the last hour, per queue.';
+
+CREATE OR REPLACE VIEW grownext.queue WITH (security_barrier) AS
+    SELECT q.queue, q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
+           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at
+      FROM _grownext.queue_queue AS q;
+COMMENT ON VIEW grownext.queue IS 'Queues, their limits and handlers.';
+
+CREATE OR REPLACE VIEW grownext.dead_letter WITH (security_barrier) AS
+    SELECT d.id, d.queue, d.payload, d.failures AS attempt, d.max_attempts, d.priority, d.unique_key, d.group_key, d.tenant_id,
+           d.claims ->> 'sub' AS subject, d.enqueued_at, d.started_at, d.died_at, d.last_error, d.attempts
+      FROM _grownext.queue_dead AS d;
+COMMENT ON VIEW grownext.dead_letter IS 'Jobs that failed for good; job_redrive() runs them again.';
+
+-- Background work -------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION _grownext.queue_tick(now timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    batch CONSTANT int := 1000;
+    promoted bigint := _grownext.queue_promote(queue_tick.now, batch);
+    expired bigint := _grownext.queue_expire(queue_tick.now, batch);
+BEGIN
+    PERFORM _grownext.queue_wake(promoted::int);
+    IF promoted = batch OR expired = batch THEN
+        RETURN queue_tick.now; -- there is more
+    END IF;
+    RETURN _grownext.queue_next_due();
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: makes due jobs ready, deletes outcomes past their retention; returns when the next job is due.';
+
+-- For unfence(pending => 'skip').
+CREATE OR REPLACE FUNCTION _grownext.queue_skip_pending() RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT _grownext.queue_cancel_where(NULL, NULL, 'skipped by unfence()')
+$$;
+COMMENT ON FUNCTION _grownext.queue_skip_pending() IS 'Cancels every job that waits, in every queue; returns how many.';
+
+-- Counts stop at a thousand: status() is never slow.
+CREATE OR REPLACE FUNCTION _grownext.queue_status() RETURNS SETOF grownext.status_item
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH figure AS (
+        SELECT q.queue, q.handler, q.paused_at,
+               (SELECT count(*) FROM (SELECT FROM _grownext.queue_dead AS d WHERE d.queue = q.queue LIMIT 1000) AS x) AS dead,
+               (SELECT count(*) FROM (SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready LIMIT 1000) AS x) AS ready,
+               (SELECT min(x.run_at) FROM (SELECT j.run_at FROM _grownext.queue_job AS j
+                 WHERE j.queue = q.queue AND j.ready ORDER BY j.priority, j.id LIMIT 100) AS x) AS oldest
+          FROM _grownext.queue_queue AS q)
+    SELECT 'queue', 'executors',
+           CASE WHEN _grownext.queue_preloaded() THEN 'ok' ELSE 'degraded' END,
+           CASE WHEN _grownext.queue_preloaded() THEN format('%s queues', (SELECT count(*) FROM figure))
+                ELSE 'enqueue works and rows wait; no handler runs' END,
+           CASE WHEN _grownext.queue_preloaded() THEN NULL
+                ELSE 'Add grownext to shared_preload_libraries in postgresql.conf and restart the server.' END,
+           NULL::timestamptz
+    UNION ALL
+    SELECT 'queue', f.queue, 'degraded', 'paused', format('SELECT grownext.queue_resume(%L);', f.queue), f.paused_at
+      FROM figure AS f WHERE f.paused_at IS NOT NULL
+    UNION ALL
+    SELECT 'queue', f.queue, 'degraded', format('%s%s dead letters', f.dead, CASE WHEN f.dead = 1000 THEN ' or more' END),
+           format('SELECT * FROM grownext.dead_letter WHERE queue = %L; SELECT grownext.job_redrive(%L);', f.queue, f.queue), NULL
+      FROM figure AS f WHERE f.dead > 0
+    UNION ALL
+    SELECT 'queue', f.queue, 'degraded', format('%s%s jobs are ready and no handler is registered', f.ready, CASE WHEN f.ready = 1000 THEN ' or more' END),
+           format('SELECT grownext.queue_handle(%L, ''schema.function(jsonb)'');', f.queue), f.oldest
+      FROM figure AS f WHERE f.handler IS NULL AND f.ready > 0
+    UNION ALL
+    SELECT 'queue', f.queue, 'degraded', format('the oldest ready job waits since %s', f.oldest),
+           'See grownext.workers(); raise grownext.executors if they are all busy.', f.oldest
+      FROM figure AS f
+     WHERE f.handler IS NOT NULL AND f.paused_at IS NULL AND f.oldest < _grownext.core_now() - interval '5 minutes'
+$$;
+COMMENT ON FUNCTION _grownext.queue_status() IS 'What a DBA should know about queues.';
+
+-- Triggers --------------------------------------------------------------------------
+
+CREATE OR REPLACE TRIGGER queue_queue_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.queue_queue
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('queue_marker_queue');
+ALTER TABLE _grownext.queue_queue ENABLE ALWAYS TRIGGER queue_queue_invalidate;
+CREATE OR REPLACE TRIGGER queue_grant_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.queue_grant
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('queue_marker_queue');
+ALTER TABLE _grownext.queue_grant ENABLE ALWAYS TRIGGER queue_grant_invalidate;
+
+-- Jobs that wait for a handler or a resume start when it comes.
+CREATE OR REPLACE FUNCTION _grownext.queue_wake_waiting() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_wake((SELECT count(*) FROM (
+        SELECT FROM _grownext.queue_job AS j WHERE j.queue = NEW.queue AND j.ready LIMIT 100) AS x)::int);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_wake_waiting() IS 'Trigger: wakes executors for jobs that could not run before.';
+CREATE OR REPLACE TRIGGER queue_queue_wake AFTER UPDATE ON _grownext.queue_queue
+    FOR EACH ROW WHEN (NEW.handler IS NOT NULL AND NEW.paused_at IS NULL)
+    EXECUTE FUNCTION _grownext.queue_wake_waiting();
+
+-- A route that core_event_route's foreign key would refuse, refused in clear words;
+-- and none into the platform's own queues.
+CREATE OR REPLACE FUNCTION _grownext.queue_check_route() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.queue_check_name(NEW.queue);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_check_route() IS 'Trigger: a route of events needs a queue that callers may name.';
+CREATE OR REPLACE TRIGGER queue_check_route BEFORE INSERT OR UPDATE ON _grownext.core_event_route
+    FOR EACH ROW EXECUTE FUNCTION _grownext.queue_check_route();

@@ -1,0 +1,466 @@
+/*
+ * src/queue/storage.c
+ *	  The simplest storage that keeps every promise: one row per job.
+ *
+ * A job without an outcome is a row of queue_job. An executor claims it with
+ * FOR UPDATE SKIP LOCKED and settles it in the same transaction, so effect and
+ * outcome commit together, and a claim ends with its holder, however that ends.
+ *
+ * A failed job's transaction is gone before its failure can be written. A session
+ * lock on the job, taken at the claim, spans the gap: it survives the abort and
+ * dies with the process, and whoever finds it held leaves the job alone. A handler
+ * that frees it with pg_advisory_unlock_all() may see its own job retried without
+ * a pause, no more: while the transaction lasts the row is locked as well.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "core/core.h"
+#include "queue/lock.h"
+#include "queue/storage.h"
+
+static Datum
+text_or_null(const char *value, char *null)
+{
+	*null = value ? ' ' : 'n';
+	return value ? CStringGetTextDatum(value) : (Datum) 0;
+}
+
+static Datum
+time_or_null(TimestampTz value, char *null)
+{
+	*null = value ? ' ' : 'n';
+	return TimestampTzGetDatum(value);
+}
+
+static Datum
+pointer_or_null(const void *value, char *null)
+{
+	*null = value ? ' ' : 'n';
+	return PointerGetDatum(value);
+}
+
+static int64
+returned_id(int row)
+{
+	bool isnull;
+
+	return DatumGetInt64(
+		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* ---- put ---- */
+
+enum PutArgument
+{
+	PUT_QUEUE,
+	PUT_PRIORITY,
+	PUT_MAX_ATTEMPTS,
+	PUT_READY,
+	PUT_RUN_AT,
+	PUT_ENQUEUED_AT,
+	PUT_DEADLINE,
+	PUT_TENANT,
+	PUT_CLAIMS,
+	PUT_PAYLOAD,
+	PUT_GROUP_KEY,
+	PUT_UNIQUE_KEY,
+	PUT_ARGUMENTS
+};
+
+static void
+put_arguments(const GnJob *job, bool ready, Datum *values, char *nulls)
+{
+	memset(nulls, ' ', PUT_ARGUMENTS);
+	values[PUT_QUEUE] = CStringGetTextDatum(job->queue);
+	values[PUT_PRIORITY] = Int32GetDatum(job->priority);
+	values[PUT_MAX_ATTEMPTS] = Int32GetDatum(job->max_attempts);
+	values[PUT_READY] = BoolGetDatum(ready);
+	values[PUT_RUN_AT] = TimestampTzGetDatum(job->run_at);
+	values[PUT_ENQUEUED_AT] = TimestampTzGetDatum(job->enqueued_at);
+	values[PUT_DEADLINE] = time_or_null(job->deadline, &nulls[PUT_DEADLINE]);
+	values[PUT_TENANT] = pointer_or_null(job->tenant, &nulls[PUT_TENANT]);
+	values[PUT_CLAIMS] = pointer_or_null(job->claims, &nulls[PUT_CLAIMS]);
+	values[PUT_PAYLOAD] = pointer_or_null(job->payload, &nulls[PUT_PAYLOAD]);
+	values[PUT_GROUP_KEY] = text_or_null(job->group_key, &nulls[PUT_GROUP_KEY]);
+	values[PUT_UNIQUE_KEY] = text_or_null(job->unique_key, &nulls[PUT_UNIQUE_KEY]);
+}
+
+int64
+gn_storage_put(const GnJob *job, bool ready)
+{
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, "
+		"run_at, enqueued_at,"
+		" deadline, tenant_id, claims, payload, group_key, unique_key)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
+		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, TEXTOID);
+	Datum values[PUT_ARGUMENTS];
+	char nulls[PUT_ARGUMENTS];
+
+	put_arguments(job, ready, values, nulls);
+	(void) gn_spi_execute(&query, values, nulls, false);
+	return returned_id(0);
+}
+
+void
+gn_storage_put_many(const GnJob *model, bool ready, int count, Datum payloads,
+					Datum group_keys, int64 *ids)
+{
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, "
+		"run_at, enqueued_at,"
+		" deadline, tenant_id, claims, payload, group_key)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, p.payload, p.group_key"
+		" FROM unnest($10, $11) WITH ORDINALITY AS p (payload, group_key, place)"
+		" ORDER BY p.place RETURNING id",
+		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBARRAYOID, TEXTARRAYOID);
+	Datum values[PUT_ARGUMENTS];
+	char nulls[PUT_ARGUMENTS];
+
+	put_arguments(model, ready, values, nulls);
+	values[PUT_PAYLOAD] = payloads;
+	nulls[PUT_PAYLOAD] = ' ';
+	values[PUT_GROUP_KEY] = group_keys;
+	nulls[PUT_GROUP_KEY] = ' ';
+	if (gn_spi_execute(&query, values, nulls, false) != (uint64) count)
+		elog(ERROR, "expected %d new jobs, got " UINT64_FORMAT, count, SPI_processed);
+	for (int i = 0; i < count; i++)
+		ids[i] = returned_id(i);
+}
+
+/* ---- unique keys ---- */
+
+int64
+gn_storage_find_unique(const char *queue, const char *key, TimestampTz now)
+{
+	static GnQuery query = GN_QUERY(
+		"SELECT id FROM _grownext.queue_job WHERE queue = $1 AND unique_key = $2"
+		" UNION ALL SELECT job_id FROM _grownext.queue_window"
+		" WHERE queue = $1 AND unique_key = $2 AND expires_at > $3 LIMIT 1",
+		TEXTOID, TEXTOID, TIMESTAMPTZOID);
+	Datum values[3] = {CStringGetTextDatum(queue), CStringGetTextDatum(key),
+					   TimestampTzGetDatum(now)};
+	int64 id = 0;
+
+	/* A transaction's own snapshot may be older than the lock on the key. */
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (gn_spi_execute(&query, values, NULL, true) > 0)
+		id = returned_id(0);
+	PopActiveSnapshot();
+	return id;
+}
+
+void
+gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz until)
+{
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.queue_window (queue, unique_key, job_id, expires_at)"
+		" VALUES ($1, $2, $3, $4) ON CONFLICT ON CONSTRAINT queue_window_pkey"
+		" DO UPDATE SET job_id = EXCLUDED.job_id, expires_at = EXCLUDED.expires_at",
+		TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID);
+	Datum values[4] = {CStringGetTextDatum(queue), CStringGetTextDatum(key),
+					   Int64GetDatum(id), TimestampTzGetDatum(until)};
+
+	(void) gn_spi_execute(&query, values, NULL, false);
+}
+
+bool
+gn_storage_replace(int64 id, const GnJob *job, bool ready)
+{
+	static GnQuery query =
+		GN_QUERY("WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = "
+				 "$12 FOR UPDATE SKIP LOCKED)"
+				 " UPDATE _grownext.queue_job AS j SET priority = $2, max_attempts = "
+				 "$3, ready = $4, run_at = $5,"
+				 " enqueued_at = $6, deadline = $7, tenant_id = $8, claims = $9, "
+				 "payload = $10, group_key = $11,"
+				 " failures = 0, last_error = NULL, attempts = '[]'"
+				 " FROM free WHERE j.id = free.id AND j.queue = $1",
+				 TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+				 TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, INT8OID);
+	Datum values[PUT_ARGUMENTS];
+	char nulls[PUT_ARGUMENTS];
+
+	if (gn_storage_running(id))
+		return false; /* its transaction may be over and its failure not yet written */
+	put_arguments(job, ready, values, nulls);
+	values[PUT_UNIQUE_KEY] = Int64GetDatum(id);
+	nulls[PUT_UNIQUE_KEY] = ' ';
+	return gn_spi_execute(&query, values, nulls, false) == 1;
+}
+
+/* ---- take ---- */
+
+int
+gn_storage_ready_queues(const char *after, char ***queues)
+{
+	static GnQuery query =
+		GN_QUERY("SELECT q.queue FROM _grownext.queue_queue AS q"
+				 " WHERE q.handler IS NOT NULL AND q.paused_at IS NULL"
+				 " AND EXISTS (SELECT FROM _grownext.queue_job AS j WHERE j.queue = "
+				 "q.queue AND j.ready)"
+				 " ORDER BY q.queue <= $1, q.queue",
+				 TEXTOID);
+	Datum values[1] = {CStringGetTextDatum(after)};
+	int count = (int) gn_spi_execute(&query, values, NULL, false);
+
+	*queues = SPI_palloc((count + 1) * sizeof(char *));
+	for (int i = 0; i < count; i++)
+	{
+		char *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+
+		(*queues)[i] = strcpy(SPI_palloc(strlen(name) + 1), name);
+	}
+	return count;
+}
+
+/* Jobs whose failure another process is about to write: not to be claimed in this pass.
+ */
+static int64 held_id = 0; /* what this process holds, by a session lock */
+static int64 skipped[64];
+static int skip_count = 0;
+
+#define TAKE_COLUMNS                                                                   \
+	"SELECT j.id, j.payload, j.priority, j.max_attempts, j.failures, j.enqueued_at, "  \
+	"j.run_at,"                                                                        \
+	" j.deadline, j.unique_key, j.group_key, j.tenant_id, j.claims"                    \
+	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready AND j.id <> ALL "   \
+	"($2)"
+#define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT 1 FOR UPDATE SKIP LOCKED"
+
+/* A copy of a column in the given memory, or NULL. */
+static void *
+copy_column(int column, Oid type, MemoryContext memory)
+{
+	bool isnull;
+	Datum value =
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+	MemoryContext old;
+	void *copy;
+
+	if (isnull)
+		return NULL;
+	old = MemoryContextSwitchTo(memory);
+	switch (type)
+	{
+		case TEXTOID:
+			copy = TextDatumGetCString(value);
+			break;
+		case JSONBOID:
+			copy = DatumGetJsonbPCopy(value);
+			break;
+		case UUIDOID:
+			copy = memcpy(palloc(sizeof(pg_uuid_t)), DatumGetUUIDP(value),
+						  sizeof(pg_uuid_t));
+			break;
+		default:
+			elog(ERROR, "unexpected column type %u", type);
+	}
+	MemoryContextSwitchTo(old);
+	return copy;
+}
+
+static int64
+int_column(int column)
+{
+	bool isnull;
+	Datum value =
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+
+	if (isnull)
+		return 0;
+	return SPI_gettypeid(SPI_tuptable->tupdesc, column) == INT4OID
+			   ? DatumGetInt32(value)
+			   : DatumGetInt64(value);
+}
+
+static void
+read_job(const char *queue, MemoryContext memory, GnJob *job)
+{
+	*job = (GnJob){
+		.id = int_column(1),
+		.queue = MemoryContextStrdup(memory, queue),
+		.payload = copy_column(2, JSONBOID, memory),
+		.priority = (int) int_column(3),
+		.max_attempts = (int) int_column(4),
+		.failures = (int) int_column(5),
+		.enqueued_at = int_column(6),
+		.run_at = int_column(7),
+		.deadline = int_column(8),
+		.unique_key = copy_column(9, TEXTOID, memory),
+		.group_key = copy_column(10, TEXTOID, memory),
+		.tenant = copy_column(11, UUIDOID, memory),
+		.claims = copy_column(12, JSONBOID, memory),
+	};
+}
+
+static Datum
+skipped_ids(void)
+{
+	Datum ids[lengthof(skipped)];
+
+	for (int i = 0; i < skip_count; i++)
+		ids[i] = Int64GetDatum(skipped[i]);
+	return PointerGetDatum(construct_array(ids, skip_count, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+GnTake
+gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
+{
+	static GnQuery any = GN_QUERY(TAKE_COLUMNS TAKE_ORDER, TEXTOID, INT8ARRAYOID);
+	/* The one that runs is still there for every snapshot but its own: it blocks its
+	 * group. */
+	static GnQuery first_of_group = GN_QUERY(
+		TAKE_COLUMNS
+		" AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"
+		" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < "
+		"j.id))" TAKE_ORDER,
+		TEXTOID, INT8ARRAYOID);
+	Datum values[2] = {CStringGetTextDatum(queue), skipped_ids()};
+
+	if (gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) == 0)
+		return GN_TAKE_NONE;
+	read_job(queue, memory, job);
+	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, true))
+	{
+		if (skip_count == lengthof(skipped))
+			skip_count = 0;
+		skipped[skip_count++] = job->id;
+		return GN_TAKE_AGAIN;
+	}
+	held_id = job->id;
+	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, false))
+		elog(ERROR, "could not lock job " INT64_FORMAT " twice", job->id);
+	return GN_TAKE_DONE;
+}
+
+void
+gn_storage_release(void)
+{
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	held_id = 0;
+	skip_count = 0;
+}
+
+bool
+gn_storage_running(int64 id)
+{
+	return held_id == id || gn_queue_locked(GN_QUEUE_LOCK_JOB, (uint64) id);
+}
+
+/* ---- settle ---- */
+
+static void
+expect_settled(const GnJob *job, uint64 rows)
+{
+	if (rows != 1)
+		elog(ERROR, "job " INT64_FORMAT " is not there to be settled", job->id);
+}
+
+static void
+finish(const GnJob *job, const char *state, TimestampTz started_at,
+	   TimestampTz finished_at, const Jsonb *result, const char *last_error)
+{
+	static GnQuery query = GN_QUERY(
+		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
+		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
+		"started_at,"
+		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
+		"tenant_id,"
+		" result, last_error, attempts)"
+		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
+		"max_attempts, failures, $4,"
+		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts "
+		"FROM gone",
+		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
+	Datum values[6];
+	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+
+	values[0] = Int64GetDatum(job->id);
+	values[1] = time_or_null(started_at, &nulls[1]);
+	values[2] = TimestampTzGetDatum(finished_at);
+	values[3] = CStringGetTextDatum(state);
+	values[4] = pointer_or_null(result, &nulls[4]);
+	values[5] = text_or_null(last_error, &nulls[5]);
+	expect_settled(job, gn_spi_execute(&query, values, nulls, false));
+}
+
+void
+gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finished_at,
+				   Jsonb *result)
+{
+	finish(job, "succeeded", started_at, finished_at, result, NULL);
+}
+
+void
+gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
+{
+	finish(job, "cancelled", 0, finished_at, NULL, reason);
+}
+
+#define ATTEMPT_ENTRY                                                                  \
+	"pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('attempt', failures "  \
+	"+ 1, "                                                                            \
+	"'started_at', $2::pg_catalog.timestamptz, 'failed_at', "                          \
+	"$3::pg_catalog.timestamptz, "                                                     \
+	"'error', $4::pg_catalog.text))"
+/* The last 25 attempts are enough to see what goes wrong. */
+#define ATTEMPTS                                                                       \
+	"CASE WHEN pg_catalog.jsonb_array_length(attempts) < 25 THEN attempts ELSE "       \
+	"attempts - 0 END || " ATTEMPT_ENTRY
+
+void
+gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
+				TimestampTz finished_at, TimestampTz run_at, const char *error)
+{
+	static GnQuery retry =
+		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, failures "
+				 "= failures + 1,"
+				 " last_error = $4, attempts = " ATTEMPTS " WHERE id = $1",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID);
+	static GnQuery snooze = GN_QUERY(
+		"UPDATE _grownext.queue_job SET ready = false, run_at = $2 WHERE id = $1",
+		INT8OID, TIMESTAMPTZOID);
+	static GnQuery dead = GN_QUERY(
+		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
+		" INSERT INTO _grownext.queue_dead (id, queue, enqueued_at, run_at, deadline, "
+		"started_at, died_at,"
+		" priority, max_attempts, failures, unique_key, group_key, tenant_id, claims, "
+		"payload,"
+		" last_error, attempts)"
+		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
+		"max_attempts, failures + 1,"
+		" unique_key, group_key, tenant_id, claims, payload, $4, " ATTEMPTS
+		" FROM gone",
+		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
+	Datum values[5] = {Int64GetDatum(job->id), TimestampTzGetDatum(started_at),
+					   TimestampTzGetDatum(finished_at), CStringGetTextDatum(error),
+					   TimestampTzGetDatum(run_at)};
+
+	/* No row: a job that was run again, because its handler freed our lock, and is
+	 * over. */
+	switch (failure)
+	{
+		case GN_FAILURE_RETRY:
+			(void) gn_spi_execute(&retry, values, NULL, false);
+			break;
+		case GN_FAILURE_SNOOZE:
+			values[1] = TimestampTzGetDatum(run_at);
+			(void) gn_spi_execute(&snooze, values, NULL, false);
+			break;
+		case GN_FAILURE_DEAD:
+			(void) gn_spi_execute(&dead, values, NULL, false);
+			break;
+	}
+}

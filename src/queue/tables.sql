@@ -1,0 +1,217 @@
+-- src/queue/tables.sql: queues, their rights, and jobs from enqueue to outcome
+--
+-- Everything refers to a queue by its name: ids would differ between a fresh install
+-- and the dump that is restored into it. The job tables have no foreign key to the
+-- queue, for a row lock on one row per enqueue would be the bottleneck of the whole
+-- product; queue_drop() and enqueue() exclude each other by a lock on the name.
+
+CREATE TYPE _grownext.queue_marker_queue AS ();
+
+CREATE TABLE _grownext.queue_queue (
+    queue          text COLLATE "C" NOT NULL,
+    concurrency    int,
+    max_attempts   int         NOT NULL,
+    backoff_base   interval    NOT NULL,
+    backoff_cap    interval    NOT NULL,
+    timeout        interval    NOT NULL,
+    retention      interval    NOT NULL,
+    dead_retention interval    NOT NULL,
+    ordered        boolean     NOT NULL,
+    expire         boolean     NOT NULL,
+    handler        text, -- qualified and quoted; its argument follows from handler_takes
+    handler_takes  text,
+    run_as         name,
+    handled_at     timestamptz,
+    paused_at      timestamptz,
+    created_at     timestamptz NOT NULL,
+    CONSTRAINT queue_queue_pkey PRIMARY KEY (queue),
+    CONSTRAINT queue_queue_name_chk CHECK (queue ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}$'),
+    CONSTRAINT queue_queue_concurrency_chk CHECK (concurrency BETWEEN 1 AND 1000),
+    CONSTRAINT queue_queue_max_attempts_chk CHECK (max_attempts BETWEEN 1 AND 1000),
+    CONSTRAINT queue_queue_backoff_chk CHECK (backoff_base > '0' AND backoff_cap >= backoff_base AND backoff_cap <= '30 days'),
+    CONSTRAINT queue_queue_timeout_chk CHECK (timeout >= '1 millisecond' AND timeout <= '7 days'),
+    CONSTRAINT queue_queue_retention_chk CHECK (retention >= '0' AND dead_retention >= '0'),
+    CONSTRAINT queue_queue_handler_chk CHECK (
+        (handler IS NULL) = (handler_takes IS NULL) AND (handler IS NULL) = (run_as IS NULL)
+        AND (handler IS NULL) = (handled_at IS NULL) AND handler_takes IN ('payload', 'job'))
+);
+COMMENT ON TABLE _grownext.queue_queue IS 'Queues: limits, retry rules and the handler that executors run.';
+-- Internal queues are made by CREATE EXTENSION itself.
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_queue', 'WHERE queue !~ ''^grownext\.''');
+
+CREATE TABLE _grownext.queue_grant (
+    queue      text COLLATE "C" NOT NULL,
+    role_name  name        NOT NULL,
+    right_name text        NOT NULL,
+    CONSTRAINT queue_grant_pkey PRIMARY KEY (queue, role_name, right_name),
+    CONSTRAINT queue_grant_queue_fkey FOREIGN KEY (queue) REFERENCES _grownext.queue_queue (queue) ON DELETE CASCADE,
+    CONSTRAINT queue_grant_right_chk CHECK (right_name IN ('enqueue', 'work'))
+);
+COMMENT ON TABLE _grownext.queue_grant IS 'Rights of roles on queues, beside service and admin.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_grant', '');
+
+-- Jobs that have no outcome yet. A row that an executor runs is locked, not marked:
+-- the lock ends with the executor's transaction, however that ends.
+CREATE SEQUENCE _grownext.queue_job_id AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job_id', '');
+
+CREATE TABLE _grownext.queue_job (
+    id           bigint      NOT NULL DEFAULT pg_catalog.nextval('_grownext.queue_job_id'),
+    enqueued_at  timestamptz NOT NULL,
+    run_at       timestamptz NOT NULL,
+    deadline     timestamptz,
+    priority     int         NOT NULL,
+    max_attempts int         NOT NULL,
+    failures     int         NOT NULL DEFAULT 0,
+    ready        boolean     NOT NULL,
+    queue        text COLLATE "C" NOT NULL,
+    unique_key   text COLLATE "C",
+    group_key    text COLLATE "C",
+    tenant_id    uuid,
+    claims       jsonb,
+    payload      jsonb       NOT NULL,
+    last_error   text,
+    attempts     jsonb       NOT NULL DEFAULT '[]',
+    CONSTRAINT queue_job_pkey PRIMARY KEY (id)
+);
+CREATE INDEX queue_job_ready_idx ON _grownext.queue_job (queue, priority, id) WHERE ready;
+CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready;
+CREATE UNIQUE INDEX queue_job_unique_key_idx ON _grownext.queue_job (queue, unique_key) WHERE unique_key IS NOT NULL;
+CREATE INDEX queue_job_group_idx ON _grownext.queue_job (queue, group_key, id) WHERE group_key IS NOT NULL;
+COMMENT ON TABLE _grownext.queue_job IS 'Jobs without an outcome: ready, scheduled, running.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job', '');
+
+CREATE TABLE _grownext.queue_done (
+    id           bigint      NOT NULL,
+    enqueued_at  timestamptz NOT NULL,
+    run_at       timestamptz NOT NULL,
+    deadline     timestamptz,
+    started_at   timestamptz, -- of the last attempt; NULL: cancelled before any
+    finished_at  timestamptz NOT NULL,
+    priority     int         NOT NULL,
+    max_attempts int         NOT NULL,
+    failures     int         NOT NULL,
+    state        text        NOT NULL,
+    queue        text COLLATE "C" NOT NULL,
+    unique_key   text COLLATE "C",
+    group_key    text COLLATE "C",
+    tenant_id    uuid,
+    result       jsonb,
+    last_error   text,
+    attempts     jsonb       NOT NULL,
+    CONSTRAINT queue_done_pkey PRIMARY KEY (id),
+    CONSTRAINT queue_done_state_chk CHECK (state IN ('succeeded', 'cancelled'))
+);
+CREATE INDEX queue_done_finished_idx ON _grownext.queue_done (queue, finished_at);
+COMMENT ON TABLE _grownext.queue_done IS 'Outcomes of jobs that succeeded or were cancelled, for the retention of their queue.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_done', '');
+
+CREATE TABLE _grownext.queue_dead (
+    id           bigint      NOT NULL,
+    enqueued_at  timestamptz NOT NULL,
+    run_at       timestamptz NOT NULL,
+    deadline     timestamptz,
+    started_at   timestamptz NOT NULL,
+    died_at      timestamptz NOT NULL,
+    priority     int         NOT NULL,
+    max_attempts int         NOT NULL,
+    failures     int         NOT NULL,
+    queue        text COLLATE "C" NOT NULL,
+    unique_key   text COLLATE "C",
+    group_key    text COLLATE "C",
+    tenant_id    uuid,
+    claims       jsonb,
+    payload      jsonb       NOT NULL,
+    last_error   text        NOT NULL,
+    attempts     jsonb       NOT NULL,
+    CONSTRAINT queue_dead_pkey PRIMARY KEY (id)
+);
+CREATE INDEX queue_dead_queue_idx ON _grownext.queue_dead (queue, died_at);
+COMMENT ON TABLE _grownext.queue_dead IS 'Jobs that failed for good: all they need to run again.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_dead', '');
+
+-- Keys that stay taken after their job ended (enqueue's unique_for).
+CREATE TABLE _grownext.queue_window (
+    queue      text COLLATE "C" NOT NULL,
+    unique_key text COLLATE "C" NOT NULL,
+    job_id     bigint      NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT queue_window_pkey PRIMARY KEY (queue, unique_key)
+);
+CREATE INDEX queue_window_expires_idx ON _grownext.queue_window (expires_at);
+COMMENT ON TABLE _grownext.queue_window IS 'De-duplication windows: unique keys that outlive their job.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_window', '');
+
+-- What retention, purge and redrive took out of the tables above, so that totals never fall.
+CREATE TABLE _grownext.queue_total (
+    queue     text COLLATE "C" NOT NULL,
+    enqueued  bigint NOT NULL DEFAULT 0,
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed    bigint NOT NULL DEFAULT 0,
+    CONSTRAINT queue_total_pkey PRIMARY KEY (queue)
+);
+COMMENT ON TABLE _grownext.queue_total IS 'Per queue, what the totals counted and the tables no longer hold.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_total', '');
+
+-- A route needs its queue. Core stands left of this component, so the constraint is
+-- ours; being a foreign key it also puts queues before routes when a dump is restored.
+ALTER TABLE _grownext.core_event_route ADD CONSTRAINT core_event_route_queue_fkey
+    FOREIGN KEY (queue) REFERENCES _grownext.queue_queue (queue);
+
+CREATE TYPE grownext.job AS (
+    id           bigint,
+    queue        text,
+    payload      jsonb,
+    attempt      int,
+    max_attempts int,
+    priority     int,
+    group_key    text,
+    tenant_id    uuid,
+    subject      text,
+    claims       jsonb,
+    enqueued_at  timestamptz,
+    run_at       timestamptz,
+    deadline     timestamptz,
+    lease_id     bigint,
+    lease_until  timestamptz
+);
+COMMENT ON TYPE grownext.job IS 'A job as its handler sees it.';
+
+CREATE TYPE grownext.job_state AS (
+    id           bigint,
+    queue        text,
+    state        text,
+    attempt      int,
+    result       jsonb,
+    last_error   text,
+    attempts     jsonb,
+    max_attempts int,
+    priority     int,
+    unique_key   text,
+    group_key    text,
+    tenant_id    uuid,
+    enqueued_at  timestamptz,
+    run_at       timestamptz,
+    started_at   timestamptz,
+    finished_at  timestamptz,
+    deadline     timestamptz
+);
+COMMENT ON TYPE grownext.job_state IS 'Where a job stands: scheduled, ready, running, succeeded, dead or cancelled.';
+
+CREATE TYPE grownext.queue_state AS (
+    queue            text,
+    ready            bigint,
+    running          bigint,
+    scheduled        bigint,
+    dead             bigint,
+    oldest_ready_age interval,
+    enqueued_total   bigint,
+    succeeded_total  bigint,
+    failed_total     bigint,
+    wait_p50_ms      double precision,
+    wait_p99_ms      double precision,
+    run_p50_ms       double precision,
+    run_p99_ms       double precision,
+    paused           boolean
+);
+COMMENT ON TYPE grownext.queue_state IS 'Figures of one queue.';
