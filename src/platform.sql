@@ -17,8 +17,10 @@ COMMENT ON FUNCTION grownext.setup(text, text[], jsonb) IS 'Sets this database u
 CREATE OR REPLACE FUNCTION grownext.status() RETURNS SETOF grownext.status_item
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM _grownext.core_status()
+    UNION ALL SELECT * FROM _grownext.audit_status()
     UNION ALL SELECT * FROM _grownext.tenant_status()
-    UNION ALL SELECT * FROM _grownext.entitlement_status();
+    UNION ALL SELECT * FROM _grownext.entitlement_status()
+    UNION ALL SELECT * FROM _grownext.billing_status();
 $$;
 COMMENT ON FUNCTION grownext.status() IS 'What works, what is degraded and how to mend it; read-only, on a standby too.';
 
