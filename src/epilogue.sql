@@ -191,6 +191,18 @@ GRANT EXECUTE ON FUNCTION
     grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
+-- billing
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_provider_define(text, text, jsonb),
+    grownext.billing_price_map(text, text, text, jsonb)
+    TO grownext_admin;
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_customer_link(text, text, uuid),
+    grownext.billing_replay(text, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.billing_webhook(text, jsonb, bytea) TO grownext_service;
+GRANT SELECT ON grownext.billing_event TO grownext_admin, grownext_service;
+
 -- Last: roles that hold a capability get what is new, and every backend looks at
 -- the version of the SQL again.
 DO $$
