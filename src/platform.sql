@@ -17,7 +17,9 @@ COMMENT ON FUNCTION grownext.setup(text, text[], jsonb) IS 'Sets this database u
 CREATE OR REPLACE FUNCTION grownext.status() RETURNS SETOF grownext.status_item
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM _grownext.core_status()
-    UNION ALL SELECT * FROM _grownext.queue_status();
+    UNION ALL SELECT * FROM _grownext.queue_status()
+    UNION ALL SELECT * FROM _grownext.tenant_status()
+    UNION ALL SELECT * FROM _grownext.entitlement_status();
 $$;
 COMMENT ON FUNCTION grownext.status() IS 'What works, what is degraded and how to mend it; read-only, on a standby too.';
 

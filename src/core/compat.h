@@ -73,7 +73,7 @@
 
 /* 16 (c727f51) folded the per-catalogue privilege checks into one. */
 #if PG_VERSION_NUM >= 160000
-#define gn_proc_aclcheck(function, role)                                                 \
+#define gn_proc_aclcheck(function, role)                                               \
 	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
 #else
 #define gn_proc_aclcheck(function, role) pg_proc_aclcheck(function, role, ACL_EXECUTE)
@@ -92,7 +92,7 @@
 
 /* 16 (afbfc02) replaced the ownership checks by one. */
 #if PG_VERSION_NUM >= 160000
-#define gn_is_database_owner(database, role)                                             \
+#define gn_is_database_owner(database, role)                                           \
 	object_ownercheck(DatabaseRelationId, (database), (role))
 #else
 #define gn_is_database_owner(database, role) pg_database_ownercheck((database), (role))

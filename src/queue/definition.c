@@ -45,7 +45,8 @@ text_column(uint64 row, int column)
 static Datum
 column(uint64 row, int number, bool *isnull)
 {
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
+						 isnull);
 }
 
 static char *
@@ -59,13 +60,14 @@ keep_text(uint64 row, int number)
 static void
 load_queues(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT queue, concurrency, max_attempts,"
-		" extract(epoch FROM backoff_base)::pg_catalog.float8,"
-		" extract(epoch FROM backoff_cap)::pg_catalog.float8,"
-		" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
-		" ordered, expire, paused_at IS NOT NULL, handler, handler_takes = 'job', run_as"
-		" FROM _grownext.queue_queue ORDER BY queue");
+	static GnQuery query =
+		GN_QUERY_NOARGS("SELECT queue, concurrency, max_attempts,"
+						" extract(epoch FROM backoff_base)::pg_catalog.float8,"
+						" extract(epoch FROM backoff_cap)::pg_catalog.float8,"
+						" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
+						" ordered, expire, paused_at IS NOT NULL, handler, "
+						"handler_takes = 'job', run_as"
+						" FROM _grownext.queue_queue ORDER BY queue");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
 	queues = MemoryContextAllocZero(definition_memory, (count + 1) * sizeof(GnQueue));
@@ -98,7 +100,8 @@ load_grants(void)
 		"SELECT queue, role_name, right_name FROM _grownext.queue_grant");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
-	grants = MemoryContextAllocZero(definition_memory, (count + 1) * sizeof(QueueGrant));
+	grants =
+		MemoryContextAllocZero(definition_memory, (count + 1) * sizeof(QueueGrant));
 	for (uint64 i = 0; i < count; i++)
 		grants[i] = (QueueGrant){keep_text(i, 1), keep_text(i, 2), keep_text(i, 3)};
 	grant_count = (int) count;
@@ -152,7 +155,8 @@ gn_queue_open(const char *name)
 	if (queue == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("queue \"%s\" does not exist", name),
-						errhint("SELECT grownext.queue_define(%s);", quote_literal_cstr(name))));
+						errhint("SELECT grownext.queue_define(%s);",
+								quote_literal_cstr(name))));
 	return queue;
 }
 
@@ -176,5 +180,6 @@ gn_queue_user_may(Oid user, const char *queue, const char *right)
 		if (OidIsValid(role) && has_privs_of_role(user, role))
 			return true;
 	}
-	return gn_user_has_capability(user, "service") || gn_user_has_capability(user, "admin");
+	return gn_user_has_capability(user, "service") ||
+		   gn_user_has_capability(user, "admin");
 }

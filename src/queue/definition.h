@@ -1,4 +1,5 @@
-/* src/queue/definition.h -- queues as this backend knows them, and who may use them; private to the queue */
+/* src/queue/definition.h -- queues as this backend knows them, and who may use them;
+ * private to the queue */
 #ifndef GN_QUEUE_DEFINITION_H
 #define GN_QUEUE_DEFINITION_H
 
@@ -26,7 +27,8 @@ extern void gn_definition_init(void);
 /* The queue, or NULL. */
 extern const GnQueue *gn_queue_find(const char *name);
 
-/* The queue, which nobody can drop before this transaction ends; raises when there is none. */
+/* The queue, which nobody can drop before this transaction ends; raises when there is
+ * none. */
 extern const GnQueue *gn_queue_open(const char *name);
 
 /* Queues of the platform itself, which SQL callers cannot name. */

@@ -34,7 +34,8 @@ GN_FUNCTION(gn_queue_put_internal);
 #define MAX_KEY 512
 #define MAX_MANY 100000
 
-/* Claims of the context with tenant_id set to tenant, palloc'd; NULL when there is nothing to carry. */
+/* Claims of the context with tenant_id set to tenant, palloc'd; NULL when there is
+ * nothing to carry. */
 static Jsonb *
 carried_claims(const GnContext *context, const pg_uuid_t *tenant)
 {
@@ -47,7 +48,8 @@ carried_claims(const GnContext *context, const pg_uuid_t *tenant)
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (context)
 	{
-		JsonbIterator *it = JsonbIteratorInit(unconstify(JsonbContainer *, &context->claims->root));
+		JsonbIterator *it =
+			JsonbIteratorInit(unconstify(JsonbContainer *, &context->claims->root));
 		JsonbIteratorToken token;
 		JsonbValue part;
 		bool skip = false;
@@ -56,7 +58,8 @@ carried_claims(const GnContext *context, const pg_uuid_t *tenant)
 		{
 			if (token == WJB_KEY)
 				skip = part.val.string.len == key.val.string.len &&
-					   memcmp(part.val.string.val, key.val.string.val, key.val.string.len) == 0;
+					   memcmp(part.val.string.val, key.val.string.val,
+							  key.val.string.len) == 0;
 			if ((token == WJB_KEY || token == WJB_VALUE) && !skip)
 				pushJsonbValue(&state, token, &part);
 		}
@@ -75,7 +78,8 @@ carried_claims(const GnContext *context, const pg_uuid_t *tenant)
 static void
 check_payload(const Jsonb *payload)
 {
-	if (VARSIZE(payload) <= MAX_PAYLOAD || strlen(gn_jsonb_text(payload)) <= MAX_PAYLOAD)
+	if (VARSIZE(payload) <= MAX_PAYLOAD ||
+		strlen(gn_jsonb_text(payload)) <= MAX_PAYLOAD)
 		return;
 	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					errmsg("payload of a job exceeds 1 MB"),
@@ -98,7 +102,8 @@ check_request(const GnEnqueue *request)
 	check_payload(request->payload);
 	check_key("unique_key", request->unique_key);
 	check_key("group_key", request->group_key);
-	if (TIMESTAMP_NOT_FINITE(request->run_at) || TIMESTAMP_NOT_FINITE(request->deadline))
+	if (TIMESTAMP_NOT_FINITE(request->run_at) ||
+		TIMESTAMP_NOT_FINITE(request->deadline))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("run_at and deadline of a job must be finite")));
 	if (request->max_attempts < 0 || request->max_attempts > 1000)
@@ -123,7 +128,8 @@ make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 		.queue = request->queue,
 		.payload = request->payload,
 		.priority = request->priority,
-		.max_attempts = request->max_attempts ? request->max_attempts : queue->max_attempts,
+		.max_attempts =
+			request->max_attempts ? request->max_attempts : queue->max_attempts,
 		.enqueued_at = now,
 		.run_at = request->run_at > now ? request->run_at : now,
 		.deadline = request->deadline,
@@ -138,9 +144,9 @@ make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 static TimestampTz
 window_end(TimestampTz now, const Interval *window)
 {
-	TimestampTz end = DatumGetTimestampTz(
-		DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
-							PointerGetDatum(window)));
+	TimestampTz end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+															  TimestampTzGetDatum(now),
+															  PointerGetDatum(window)));
 
 	if (end <= now)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -152,14 +158,16 @@ window_end(TimestampTz now, const Interval *window)
 static int64
 resolve_unique(const GnEnqueue *request, const GnJob *job, bool ready, bool *replaced)
 {
-	int64 existing = gn_storage_find_unique(job->queue, job->unique_key, job->enqueued_at);
+	int64 existing =
+		gn_storage_find_unique(job->queue, job->unique_key, job->enqueued_at);
 
 	*replaced = false;
 	if (existing == 0)
 		return 0;
 	if (request->unique_mode == GN_UNIQUE_REJECT)
 		ereport(ERROR, (errcode(ERRCODE_UNIQUE_VIOLATION),
-						errmsg("queue \"%s\" already has a job with this unique_key", job->queue),
+						errmsg("queue \"%s\" already has a job with this unique_key",
+							   job->queue),
 						errdetail("Its id is " INT64_FORMAT ".", existing)));
 	if (request->unique_mode == GN_UNIQUE_REPLACE)
 		*replaced = gn_storage_replace(existing, job, ready);
@@ -177,10 +185,11 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	GnSpi spi;
 
 	if (queue->ordered && job.group_key)
-		gn_queue_lock(GN_QUEUE_LOCK_GROUP, gn_queue_lock_key(job.queue, job.group_key), ExclusiveLock);
-	if (job.unique_key)
-		gn_queue_lock(GN_QUEUE_LOCK_UNIQUE, gn_queue_lock_key(job.queue, job.unique_key),
+		gn_queue_lock(GN_QUEUE_LOCK_GROUP, gn_queue_lock_key(job.queue, job.group_key),
 					  ExclusiveLock);
+	if (job.unique_key)
+		gn_queue_lock(GN_QUEUE_LOCK_UNIQUE,
+					  gn_queue_lock_key(job.queue, job.unique_key), ExclusiveLock);
 	gn_spi_begin(&spi);
 	if (job.unique_key)
 		id = resolve_unique(request, &job, ready, &stored);
@@ -212,7 +221,8 @@ gn_queue_enqueue(const GnEnqueue *request)
 static void
 refuse_null(const char *what)
 {
-	ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", what)));
+	ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					errmsg("%s must not be null", what)));
 }
 
 /* The queue that an SQL caller names: no internal one, and the caller may enqueue. */
@@ -230,11 +240,13 @@ callers_queue(FunctionCallInfo fcinfo, int argument)
 						errdetail("Queues named grownext.* belong to the platform.")));
 	(void) gn_queue_open(name);
 	if (!gn_queue_user_may(GetUserId(), name, "enqueue"))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied to enqueue into queue \"%s\"", name),
-						errhint("An administrator grants it: SELECT grownext.queue_grant(%s, %s, 'enqueue');",
-								quote_literal_cstr(name),
-								quote_literal_cstr(GetUserNameFromId(GetUserId(), false)))));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to enqueue into queue \"%s\"", name),
+				 errhint("An administrator grants it: SELECT grownext.queue_grant(%s, "
+						 "%s, 'enqueue');",
+						 quote_literal_cstr(name),
+						 quote_literal_cstr(GetUserNameFromId(GetUserId(), false)))));
 	return name;
 }
 
@@ -416,14 +428,14 @@ group_key_array(const ManyKeys *keys, int count)
 		nulls = palloc(count * sizeof(bool));
 		memset(nulls, true, count * sizeof(bool));
 	}
-	return PointerGetDatum(
-		construct_md_array(values, nulls, 1, dims, lower, TEXTOID, -1, false, TYPALIGN_INT));
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lower, TEXTOID,
+											  -1, false, TYPALIGN_INT));
 }
 
 /* Jobs without unique keys: one statement. */
 static void
-enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads, const ManyKeys *groups,
-			  int count, int64 *ids)
+enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
+			  const ManyKeys *groups, int count, int64 *ids)
 {
 	GnJob job;
 	bool ready = make_job(model, queue, &job);
@@ -433,7 +445,8 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads, cons
 	if (queue->ordered)
 		lock_names(GN_QUEUE_LOCK_GROUP, model->queue, groups);
 	gn_spi_begin(&spi);
-	gn_storage_put_many(&job, ready, count, payloads, group_key_array(groups, count), ids);
+	gn_storage_put_many(&job, ready, count, payloads, group_key_array(groups, count),
+						ids);
 	gn_spi_end(&spi);
 	if (!ready)
 		gn_worker_tick_at_commit();
@@ -441,7 +454,8 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads, cons
 		gn_worker_wake_at_commit(count);
 }
 
-/* SQL: grownext.enqueue_many(queue text, payloads jsonb[], run_at, priority, group_keys text[], unique_keys text[]) */
+/* SQL: grownext.enqueue_many(queue text, payloads jsonb[], run_at, priority, group_keys
+ * text[], unique_keys text[]) */
 Datum
 gn_enqueue_many(PG_FUNCTION_ARGS)
 {
@@ -458,8 +472,8 @@ gn_enqueue_many(PG_FUNCTION_ARGS)
 	request.queue = callers_queue(fcinfo, 0);
 	if (PG_ARGISNULL(1))
 		refuse_null("payloads");
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), JSONBOID, -1, false, TYPALIGN_INT, &payloads, &nulls,
-					  &count);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), JSONBOID, -1, false, TYPALIGN_INT,
+					  &payloads, &nulls, &count);
 	if (count == 0)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(INT8OID));
 	if (count > MAX_MANY)
@@ -483,7 +497,8 @@ gn_enqueue_many(PG_FUNCTION_ARGS)
 	ids = palloc(count * sizeof(int64));
 	if (uniques.nulls == NULL)
 		enqueue_plain(&request, queue,
-					  PointerGetDatum(construct_array(payloads, count, JSONBOID, -1, false, TYPALIGN_INT)),
+					  PointerGetDatum(construct_array(payloads, count, JSONBOID, -1,
+													  false, TYPALIGN_INT)),
 					  &groups, count, ids);
 	else
 	{
@@ -501,6 +516,6 @@ gn_enqueue_many(PG_FUNCTION_ARGS)
 	result = palloc(count * sizeof(Datum));
 	for (int i = 0; i < count; i++)
 		result[i] = Int64GetDatum(ids[i]);
-	PG_RETURN_ARRAYTYPE_P(
-		construct_array(result, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	PG_RETURN_ARRAYTYPE_P(construct_array(result, count, INT8OID, sizeof(int64),
+										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }

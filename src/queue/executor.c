@@ -55,10 +55,10 @@
 
 GN_FUNCTION(gn_current_job);
 
-#define MAX_ERROR 1000	  /* bytes of a stored error */
-#define MAX_RESULT 65536  /* bytes of a stored result */
+#define MAX_ERROR 1000      /* bytes of a stored error */
+#define MAX_RESULT 65536    /* bytes of a stored result */
 #define TIMEOUT_REPEAT 1000 /* ms between cancels of a handler that catches them */
-#define TIMEOUT_GRACE 10	/* so many, then the process ends */
+#define TIMEOUT_GRACE 10    /* so many, then the process ends */
 
 /* What is being run, in memory of its own. */
 typedef struct Run
@@ -155,7 +155,8 @@ commit_transaction(void)
 
 static char last_queue[128] = ""; /* served last: the next look begins behind it */
 
-/* Takes one of the queue's slots for this transaction, which is how a limit holds without a counter. */
+/* Takes one of the queue's slots for this transaction, which is how a limit holds
+ * without a counter. */
 static bool
 take_slot(const GnQueue *queue, uint64 *slot)
 {
@@ -166,7 +167,8 @@ take_slot(const GnQueue *queue, uint64 *slot)
 		return true;
 	for (int i = 1; i <= queue->concurrency; i++)
 	{
-		if (gn_queue_try_lock(GN_QUEUE_LOCK_SLOT, base | (uint64) i, ExclusiveLock, false))
+		if (gn_queue_try_lock(GN_QUEUE_LOCK_SLOT, base | (uint64) i, ExclusiveLock,
+							  false))
 		{
 			*slot = base | (uint64) i;
 			return true;
@@ -183,7 +185,8 @@ take_from(const char *name, Run *run)
 	uint64 slot;
 	GnTake take;
 
-	if (queue == NULL || queue->handler == NULL || queue->paused || !take_slot(queue, &slot))
+	if (queue == NULL || queue->handler == NULL || queue->paused ||
+		!take_slot(queue, &slot))
 		return GN_TAKE_NONE;
 	old = MemoryContextSwitchTo(run->memory);
 	run->queue = *queue;
@@ -225,9 +228,11 @@ gn_executor_demand(void)
 {
 	static GnQuery query = GN_QUERY(
 		"SELECT coalesce(sum(least(coalesce(q.concurrency, $1), (SELECT count(*) FROM ("
-		" SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready LIMIT $1) AS few))), 0)"
+		" SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready "
+		"LIMIT $1) AS few))), 0)"
 		"::pg_catalog.int4"
-		" FROM _grownext.queue_queue AS q WHERE q.handler IS NOT NULL AND q.paused_at IS NULL",
+		" FROM _grownext.queue_queue AS q WHERE q.handler IS NOT NULL AND q.paused_at "
+		"IS NULL",
 		INT4OID);
 	Datum values[1] = {Int32GetDatum(Max(gn_executors, 1))};
 	bool isnull;
@@ -308,7 +313,8 @@ gn_current_job(PG_FUNCTION_ARGS)
 	return gn_job_datum(&current->job);
 }
 
-/* Calls the handler and lets everything that it left to the commit happen now. Returns the result, or NULL. */
+/* Calls the handler and lets everything that it left to the commit happen now. Returns
+ * the result, or NULL. */
 static Jsonb *
 call_handler(Run *run, const GnHandler *handler)
 {
@@ -362,7 +368,8 @@ run_handler(Run *run)
 static bool
 expired(const Run *run)
 {
-	return run->queue.expire && run->job.deadline && run->job.deadline < run->started_at;
+	return run->queue.expire && run->job.deadline &&
+		   run->job.deadline < run->started_at;
 }
 
 static void
@@ -371,13 +378,15 @@ cancel_expired(Run *run)
 	GnSpi spi;
 
 	gn_spi_begin(&spi);
-	gn_storage_cancel(&run->job, run->started_at, "the deadline passed before the job could run");
+	gn_storage_cancel(&run->job, run->started_at,
+					  "the deadline passed before the job could run");
 	gn_spi_end(&spi);
 }
 
 /* ---- failure ---- */
 
-/* Error message for last_error: code and primary message, nothing of detail, hint or query. */
+/* Error message for last_error: code and primary message, nothing of detail, hint or
+ * query. */
 static char *
 describe_error(const ErrorData *error, const GnQueue *queue)
 {
@@ -386,7 +395,8 @@ describe_error(const ErrorData *error, const GnQueue *queue)
 	int length;
 
 	if (limit_fired && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		text = psprintf("%s: timed out after " INT64_FORMAT " ms", code, queue->timeout);
+		text =
+			psprintf("%s: timed out after " INT64_FORMAT " ms", code, queue->timeout);
 	else
 		text = psprintf("%s: %s", code, error->message ? error->message : "no message");
 	length = (int) strlen(text);
@@ -395,7 +405,8 @@ describe_error(const ErrorData *error, const GnQueue *queue)
 	return text;
 }
 
-/* Exponential, never above the cap, and spread over a quarter so that a crowd does not come back as one. */
+/* Exponential, never above the cap, and spread over a quarter so that a crowd does not
+ * come back as one. */
 static double
 backoff_seconds(const GnQueue *queue, int failures)
 {
@@ -407,7 +418,8 @@ backoff_seconds(const GnQueue *queue, int failures)
 	return delay * (1.0 - 0.25 * pg_prng_double(&pg_global_prng_state));
 }
 
-/* How long a handler that raised job_snooze wants to wait: its DETAIL is an interval. */
+/* How long a handler that raised job_snooze wants to wait: its DETAIL is an interval.
+ */
 static double
 snooze_seconds(const ErrorData *error, const GnQueue *queue)
 {
@@ -461,8 +473,8 @@ record_failure(Run *run, const ErrorData *error)
 		gn_worker_tick_at_commit();
 	commit_transaction();
 	if (failure != GN_FAILURE_SNOOZE)
-		ereport(LOG, (errmsg("job " INT64_FORMAT " of queue \"%s\" failed%s: %s", run->job.id,
-							 run->queue.name,
+		ereport(LOG, (errmsg("job " INT64_FORMAT " of queue \"%s\" failed%s: %s",
+							 run->job.id, run->queue.name,
 							 failure == GN_FAILURE_DEAD ? " for good" : "", text)));
 }
 
@@ -485,7 +497,8 @@ charge_at_exit(int code, Datum arg)
 
 /* ---- one pass ---- */
 
-/* Leaves nothing of a job's session state behind; a process that cannot be cleaned ends. */
+/* Leaves nothing of a job's session state behind; a process that cannot be cleaned
+ * ends. */
 static void
 clean_session(bool used_temporary)
 {
@@ -532,8 +545,8 @@ report_activity(const Run *run)
 {
 	char text[256];
 
-	snprintf(text, sizeof(text), "grownext job " INT64_FORMAT " of queue %s: %s", run->job.id,
-			 run->queue.name, run->queue.handler);
+	snprintf(text, sizeof(text), "grownext job " INT64_FORMAT " of queue %s: %s",
+			 run->job.id, run->queue.name, run->queue.handler);
 	pgstat_report_activity(STATE_RUNNING, text);
 }
 
@@ -541,7 +554,7 @@ report_activity(const Run *run)
 static void
 run_taken_job(Run *run)
 {
-	ErrorData *error = NULL;
+	ErrorData *volatile error = NULL;
 
 	run->started_at = gn_now();
 	limit_fired = 0;

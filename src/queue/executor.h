@@ -6,7 +6,7 @@
 
 #include "queue/storage.h"
 
-extern bool gn_executor_run(void);	  /* GnComponent.executor_run */
+extern bool gn_executor_run(void);   /* GnComponent.executor_run */
 extern int gn_executor_demand(void); /* GnComponent.executor_demand */
 
 /* A value of type grownext.job. */

@@ -365,6 +365,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     may_enqueue CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
         WHERE g.role_name = queue_apply_grants.role_name AND g.right_name = 'enqueue');
+    may_work CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
+        WHERE g.role_name = queue_apply_grants.role_name AND g.right_name = 'work');
     may_any CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
         WHERE g.role_name = queue_apply_grants.role_name);
     call record;
@@ -374,15 +376,18 @@ BEGIN
     END IF;
     FOR call IN
         SELECT p.oid::regprocedure AS signature,
-               CASE WHEN p.proname IN ('enqueue', 'enqueue_many') THEN may_enqueue ELSE may_any END AS allowed
+               CASE WHEN p.proname IN ('enqueue', 'enqueue_many') THEN may_enqueue
+                    WHEN p.proname = 'queue_handle' THEN may_work ELSE may_any END AS allowed
           FROM pg_proc AS p
          WHERE p.pronamespace = 'grownext'::regnamespace
-           AND p.proname IN ('enqueue', 'enqueue_many', 'job_get', 'job_cancel')
+           AND p.proname IN ('enqueue', 'enqueue_many', 'queue_handle', 'job_get', 'job_cancel')
     LOOP
         -- signatures come quoted from the catalogue
         IF call.allowed THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', call.signature, role_name);
-        ELSIF NOT EXISTS (SELECT FROM _grownext.core_capability AS c
+        -- what the epilogue or a capability gives is not taken
+        ELSIF role_name NOT IN ('grownext_admin', 'grownext_service')
+              AND NOT EXISTS (SELECT FROM _grownext.core_capability AS c
                            WHERE c.role_name = queue_apply_grants.role_name AND c.capability IN ('service', 'admin')) THEN
             EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM %I', call.signature, role_name);
         END IF;
@@ -402,9 +407,6 @@ BEGIN
     END IF;
     INSERT INTO _grownext.queue_grant (queue, role_name, right_name)
     VALUES (queue_grant.queue, queue_grant.to_role, queue_grant."right") ON CONFLICT DO NOTHING;
-    IF starts_with(to_role, 'grownext_') THEN
-        NULL; -- what these may call is the epilogue's business
-    END IF;
     PERFORM _grownext.queue_apply_grants(to_role);
 END
 $$;

@@ -27,6 +27,7 @@
 #include "utils/varlena.h"
 
 #include "core/core.h"
+#include "queue/definition.h"
 #include "queue/handler.h"
 #include "queue/lock.h"
 
@@ -51,13 +52,17 @@ check_role(const char *queue, Oid role)
 	const char *name = GetUserNameFromId(role, false);
 
 	if (superuser_arg(role))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("the handler of queue \"%s\" cannot run as superuser \"%s\"", queue, name),
-						errhint("Name a role that owns the function: queue_handle(%s, ..., run_as => 'app_role').",
-								quote_literal_cstr(queue))));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the handler of queue \"%s\" cannot run as superuser \"%s\"",
+						queue, name),
+				 errhint("Name a role that owns the function: queue_handle(%s, ..., "
+						 "run_as => 'app_role').",
+						 quote_literal_cstr(queue))));
 	if (!gn_queue_is_internal(queue) && role == gn_extension_owner())
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("the handler of queue \"%s\" cannot run as \"%s\"", queue, name),
+						errmsg("the handler of queue \"%s\" cannot run as \"%s\"",
+							   queue, name),
 						errhint("Name a role of the application.")));
 }
 
@@ -69,9 +74,10 @@ check_provenance(const char *queue, const char *name, Oid function)
 	if (gn_queue_is_internal(queue) && extension == gn_extension_oid())
 		return;
 	if (function < FirstNormalObjectId || OidIsValid(extension))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("function %s belongs to the system or an extension", name),
-						errhint("Write a function of the application that calls it.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("function %s belongs to the system or an extension", name),
+				 errhint("Write a function of the application that calls it.")));
 }
 
 /* What a handler may look like, and who must own it. */
@@ -82,22 +88,26 @@ check_function(const char *queue, const char *name, Oid role, GnHandler *handler
 	Form_pg_proc proc;
 
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("handler %s of queue \"%s\" does not exist", name, queue),
-						errhint(RESOLVE_HINT)));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler %s of queue \"%s\" does not exist", name, queue),
+				 errhint(RESOLVE_HINT)));
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (proc->prokind != PROKIND_FUNCTION || proc->proretset || proc->pronargs != 1 ||
-		(proc->proargtypes.values[0] != JSONBOID && proc->proargtypes.values[0] != gn_job_type()) ||
+		(proc->proargtypes.values[0] != JSONBOID &&
+		 proc->proargtypes.values[0] != gn_job_type()) ||
 		(proc->prorettype != VOIDOID && proc->prorettype != JSONBOID))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 						errmsg("function %s cannot handle jobs", name),
-						errhint("A handler is a function of one argument, payload jsonb or job grownext.job, "
+						errhint("A handler is a function of one argument, payload "
+								"jsonb or job grownext.job, "
 								"that returns void or jsonb.")));
 	if (proc->proowner != role)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("handler %s of queue \"%s\" is not owned by role \"%s\"", name, queue,
-							   GetUserNameFromId(role, false)),
-						errhint("A handler runs as its owner: ALTER FUNCTION ... OWNER TO, or name another run_as.")));
+						errmsg("handler %s of queue \"%s\" is not owned by role \"%s\"",
+							   name, queue, GetUserNameFromId(role, false)),
+						errhint("A handler runs as its owner: ALTER FUNCTION ... OWNER "
+								"TO, or name another run_as.")));
 	if (gn_proc_aclcheck(handler->function, role) != ACLCHECK_OK)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("role \"%s\" may not execute handler %s of queue \"%s\"",
@@ -119,12 +129,13 @@ gn_handler_resolve(const GnQueue *queue, GnHandler *handler)
 
 	if (!OidIsValid(role))
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("role \"%s\", which works queue \"%s\", does not exist", queue->run_as,
-							   queue->name),
+						errmsg("role \"%s\", which works queue \"%s\", does not exist",
+							   queue->run_as, queue->name),
 						errhint(RESOLVE_HINT)));
 	check_role(queue->name, role);
 	handler->function =
-		LookupFuncName(textToQualifiedNameList(cstring_to_text(queue->handler)), 1, &argument, true);
+		LookupFuncName(textToQualifiedNameList(cstring_to_text(queue->handler)), 1,
+					   &argument, true);
 	check_function(queue->name, queue->handler, role, handler);
 }
 
@@ -138,10 +149,11 @@ qualified_name(Oid function)
 static void
 store_handler(const char *queue, const GnHandler *handler)
 {
-	static GnQuery query = GN_QUERY(
-		"UPDATE _grownext.queue_queue SET handler = $2, handler_takes = $3, run_as = $4,"
-		" handled_at = CASE WHEN $2 IS NULL THEN NULL ELSE _grownext.core_now() END WHERE queue = $1",
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID);
+	static GnQuery query = GN_QUERY("UPDATE _grownext.queue_queue SET handler = $2, "
+									"handler_takes = $3, run_as = $4,"
+									" handled_at = CASE WHEN $2 IS NULL THEN NULL ELSE "
+									"_grownext.core_now() END WHERE queue = $1",
+									TEXTOID, TEXTOID, TEXTOID, TEXTOID);
 	Datum values[4] = {CStringGetTextDatum(queue)};
 	char nulls[4] = {' ', 'n', 'n', 'n'};
 	GnSpi spi;
@@ -159,7 +171,8 @@ store_handler(const char *queue, const GnHandler *handler)
 }
 
 /*
- * SQL: grownext.queue_handle(queue text, handler regprocedure, options jsonb, run_as name)
+ * SQL: grownext.queue_handle(queue text, handler regprocedure, options jsonb, run_as
+ * name)
  *
  * Runs as the invoker: what is checked are the invoker's own rights.
  */
@@ -174,17 +187,24 @@ gn_queue_handle(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("queue and options must not be null")));
 	queue = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	if (!gn_user_has_capability(GetUserId(), "admin"))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied to register a handler"),
-						errhint("Registering a handler takes role grownext_admin.")));
+	if (!gn_queue_user_may(GetUserId(), queue, "work"))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to register a handler of queue \"%s\"", queue),
+			 errhint(
+				 "An admin can let you: SELECT grownext.queue_grant(%s, %s, 'work');",
+				 quote_literal_cstr(queue),
+				 quote_literal_cstr(GetUserNameFromId(GetUserId(), false)))));
 	if (gn_queue_is_internal(queue))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("queue \"%s\" is internal", queue),
 						errdetail("Queues named grownext.* belong to the platform.")));
-	if (JB_ROOT_COUNT(PG_GETARG_JSONB_P(2)) > 0 || !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(2)))
+	if (JB_ROOT_COUNT(PG_GETARG_JSONB_P(2)) > 0 ||
+		!JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(2)))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("unknown options of a handler"), errhint("There are none; limits belong to queue_define().")));
+						errmsg("unknown options of a handler"),
+						errhint("There are none; limits belong to queue_define().")));
 	(void) gn_queue_open(queue);
 	if (PG_ARGISNULL(1))
 	{
@@ -197,13 +217,15 @@ gn_queue_handle(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied to let a handler run as role \"%s\"",
 							   GetUserNameFromId(role, false)),
-						errhint("Whoever registers a handler must be able to SET ROLE to its run_as.")));
+						errhint("Whoever registers a handler must be able to SET ROLE "
+								"to its run_as.")));
 	check_role(queue, role);
 	handler.function = PG_GETARG_OID(1);
 	LockDatabaseObject(ProcedureRelationId, handler.function, 0, AccessShareLock);
 	if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(handler.function)))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("function with OID %u does not exist", handler.function)));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with OID %u does not exist", handler.function)));
 	check_function(queue, format_procedure(handler.function), role, &handler);
 	store_handler(queue, &handler);
 	PG_RETURN_VOID();

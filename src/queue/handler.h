@@ -1,4 +1,5 @@
-/* src/queue/handler.h -- the function that works a queue, and whose rights it has; private to the queue */
+/* src/queue/handler.h -- the function that works a queue, and whose rights it has;
+ * private to the queue */
 #ifndef GN_QUEUE_HANDLER_H
 #define GN_QUEUE_HANDLER_H
 
@@ -14,7 +15,8 @@ typedef struct GnHandler
 	bool returns_void;
 } GnHandler;
 
-/* Looks the queue's handler up by name and checks again all that queue_handle() checked; raises. */
+/* Looks the queue's handler up by name and checks again all that queue_handle()
+ * checked; raises. */
 extern void gn_handler_resolve(const GnQueue *queue, GnHandler *handler);
 
 /* The type grownext.job. */

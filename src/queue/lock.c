@@ -20,7 +20,8 @@ make_tag(GnQueueLock kind, uint64 key)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, (uint16) kind);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key,
+						 (uint16) kind);
 	return tag;
 }
 

@@ -1,4 +1,5 @@
-/* src/queue/lock.h -- the queue's own locks in the server's lock table; private to the queue */
+/* src/queue/lock.h -- the queue's own locks in the server's lock table; private to the
+ * queue */
 #ifndef GN_QUEUE_LOCK_H
 #define GN_QUEUE_LOCK_H
 
@@ -14,17 +15,19 @@
 typedef enum GnQueueLock
 {
 	GN_QUEUE_LOCK_QUEUE = 0x4E01, /* enqueue shares it, queue_drop excludes all */
-	GN_QUEUE_LOCK_GROUP,		  /* an ordered group: ids in the order of commits */
-	GN_QUEUE_LOCK_UNIQUE,		  /* one enqueuer of a unique key at a time */
-	GN_QUEUE_LOCK_JOB,			  /* an executor holds the job */
-	GN_QUEUE_LOCK_SLOT			  /* one of a queue's concurrency slots */
+	GN_QUEUE_LOCK_GROUP,          /* an ordered group: ids in the order of commits */
+	GN_QUEUE_LOCK_UNIQUE,         /* one enqueuer of a unique key at a time */
+	GN_QUEUE_LOCK_JOB,            /* an executor holds the job */
+	GN_QUEUE_LOCK_SLOT            /* one of a queue's concurrency slots */
 } GnQueueLock;
 
-/* A lock's key: a hash, or an id. Two that collide exclude each other, nothing worse. */
+/* A lock's key: a hash, or an id. Two that collide exclude each other, nothing worse.
+ */
 extern uint64 gn_queue_lock_key(const char *queue, const char *name);
 
 extern void gn_queue_lock(GnQueueLock kind, uint64 key, LOCKMODE mode);
-extern bool gn_queue_try_lock(GnQueueLock kind, uint64 key, LOCKMODE mode, bool session);
+extern bool
+gn_queue_try_lock(GnQueueLock kind, uint64 key, LOCKMODE mode, bool session);
 extern void gn_queue_unlock(GnQueueLock kind, uint64 key, LOCKMODE mode, bool session);
 
 /* Whether anybody else holds the lock exclusively. */

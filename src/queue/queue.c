@@ -56,7 +56,8 @@ gn_queue_wake(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* SQL: _grownext.queue_lock_name(queue text): until the end of the transaction nobody enqueues into it. */
+/* SQL: _grownext.queue_lock_name(queue text): until the end of the transaction nobody
+ * enqueues into it. */
 Datum
 gn_queue_lock_name(PG_FUNCTION_ARGS)
 {
@@ -73,7 +74,8 @@ gn_queue_job_running(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(gn_storage_running(PG_GETARG_INT64(0)));
 }
 
-/* SQL: _grownext.queue_caller_may(queue text, right_name text): as core_caller_has(), for definer functions. */
+/* SQL: _grownext.queue_caller_may(queue text, right_name text): as core_caller_has(),
+ * for definer functions. */
 Datum
 gn_queue_user_may_sql(PG_FUNCTION_ARGS)
 {

@@ -1,4 +1,5 @@
-/* src/queue/queue.h -- the public face of the queue: jobs that are enqueued with the data they are about */
+/* src/queue/queue.h -- the public face of the queue: jobs that are enqueued with the
+ * data they are about */
 #ifndef GN_QUEUE_H
 #define GN_QUEUE_H
 
@@ -10,7 +11,7 @@ extern const GnComponent gn_queue_component;
 
 typedef enum GnUniqueMode
 {
-	GN_UNIQUE_KEEP,	   /* the live job stays, its id is returned */
+	GN_UNIQUE_KEEP,    /* the live job stays, its id is returned */
 	GN_UNIQUE_REPLACE, /* a live job that no executor runs takes the new content */
 	GN_UNIQUE_REJECT   /* an error */
 } GnUniqueMode;
@@ -26,8 +27,8 @@ typedef struct GnEnqueue
 	GnUniqueMode unique_mode;
 	const Interval *unique_for;
 	const char *group_key;
-	int max_attempts;	  /* 0: the queue's */
-	TimestampTz deadline; /* 0: none */
+	int max_attempts;        /* 0: the queue's */
+	TimestampTz deadline;    /* 0: none */
 	const pg_uuid_t *tenant; /* NULL: the context's, if any */
 } GnEnqueue;
 

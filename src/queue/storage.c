@@ -97,11 +97,12 @@ int64
 gn_storage_put(const GnJob *job, bool ready)
 {
 	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, run_at, enqueued_at,"
+		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, "
+		"run_at, enqueued_at,"
 		" deadline, tenant_id, claims, payload, group_key, unique_key)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
-		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID,
-		JSONBOID, JSONBOID, TEXTOID, TEXTOID);
+		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, TEXTOID);
 	Datum values[PUT_ARGUMENTS];
 	char nulls[PUT_ARGUMENTS];
 
@@ -111,17 +112,18 @@ gn_storage_put(const GnJob *job, bool ready)
 }
 
 void
-gn_storage_put_many(const GnJob *model, bool ready, int count, Datum payloads, Datum group_keys,
-					int64 *ids)
+gn_storage_put_many(const GnJob *model, bool ready, int count, Datum payloads,
+					Datum group_keys, int64 *ids)
 {
 	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, run_at, enqueued_at,"
+		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, "
+		"run_at, enqueued_at,"
 		" deadline, tenant_id, claims, payload, group_key)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, p.payload, p.group_key"
 		" FROM unnest($10, $11) WITH ORDINALITY AS p (payload, group_key, place)"
 		" ORDER BY p.place RETURNING id",
-		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID,
-		JSONBOID, JSONBARRAYOID, TEXTARRAYOID);
+		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBARRAYOID, TEXTARRAYOID);
 	Datum values[PUT_ARGUMENTS];
 	char nulls[PUT_ARGUMENTS];
 
@@ -166,8 +168,8 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 		" VALUES ($1, $2, $3, $4) ON CONFLICT ON CONSTRAINT queue_window_pkey"
 		" DO UPDATE SET job_id = EXCLUDED.job_id, expires_at = EXCLUDED.expires_at",
 		TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID);
-	Datum values[4] = {CStringGetTextDatum(queue), CStringGetTextDatum(key), Int64GetDatum(id),
-					   TimestampTzGetDatum(until)};
+	Datum values[4] = {CStringGetTextDatum(queue), CStringGetTextDatum(key),
+					   Int64GetDatum(id), TimestampTzGetDatum(until)};
 
 	(void) gn_spi_execute(&query, values, NULL, false);
 }
@@ -175,14 +177,17 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 bool
 gn_storage_replace(int64 id, const GnJob *job, bool ready)
 {
-	static GnQuery query = GN_QUERY(
-		"WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = $12 FOR UPDATE SKIP LOCKED)"
-		" UPDATE _grownext.queue_job AS j SET priority = $2, max_attempts = $3, ready = $4, run_at = $5,"
-		" enqueued_at = $6, deadline = $7, tenant_id = $8, claims = $9, payload = $10, group_key = $11,"
-		" failures = 0, last_error = NULL, attempts = '[]'"
-		" FROM free WHERE j.id = free.id AND j.queue = $1",
-		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID,
-		JSONBOID, JSONBOID, TEXTOID, INT8OID);
+	static GnQuery query =
+		GN_QUERY("WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = "
+				 "$12 FOR UPDATE SKIP LOCKED)"
+				 " UPDATE _grownext.queue_job AS j SET priority = $2, max_attempts = "
+				 "$3, ready = $4, run_at = $5,"
+				 " enqueued_at = $6, deadline = $7, tenant_id = $8, claims = $9, "
+				 "payload = $10, group_key = $11,"
+				 " failures = 0, last_error = NULL, attempts = '[]'"
+				 " FROM free WHERE j.id = free.id AND j.queue = $1",
+				 TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+				 TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, INT8OID);
 	Datum values[PUT_ARGUMENTS];
 	char nulls[PUT_ARGUMENTS];
 
@@ -199,12 +204,13 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 int
 gn_storage_ready_queues(const char *after, char ***queues)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT q.queue FROM _grownext.queue_queue AS q"
-		" WHERE q.handler IS NOT NULL AND q.paused_at IS NULL"
-		" AND EXISTS (SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready)"
-		" ORDER BY q.queue <= $1, q.queue",
-		TEXTOID);
+	static GnQuery query =
+		GN_QUERY("SELECT q.queue FROM _grownext.queue_queue AS q"
+				 " WHERE q.handler IS NOT NULL AND q.paused_at IS NULL"
+				 " AND EXISTS (SELECT FROM _grownext.queue_job AS j WHERE j.queue = "
+				 "q.queue AND j.ready)"
+				 " ORDER BY q.queue <= $1, q.queue",
+				 TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(after)};
 	int count = (int) gn_spi_execute(&query, values, NULL, false);
 
@@ -218,15 +224,18 @@ gn_storage_ready_queues(const char *after, char ***queues)
 	return count;
 }
 
-/* Jobs whose failure another process is about to write: not to be claimed in this pass. */
+/* Jobs whose failure another process is about to write: not to be claimed in this pass.
+ */
 static int64 held_id = 0; /* what this process holds, by a session lock */
 static int64 skipped[64];
 static int skip_count = 0;
 
-#define TAKE_COLUMNS                                                                     \
-	"SELECT j.id, j.payload, j.priority, j.max_attempts, j.failures, j.enqueued_at, j.run_at,"   \
-	" j.deadline, j.unique_key, j.group_key, j.tenant_id, j.claims"                      \
-	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready AND j.id <> ALL ($2)"
+#define TAKE_COLUMNS                                                                   \
+	"SELECT j.id, j.payload, j.priority, j.max_attempts, j.failures, j.enqueued_at, "  \
+	"j.run_at,"                                                                        \
+	" j.deadline, j.unique_key, j.group_key, j.tenant_id, j.claims"                    \
+	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready AND j.id <> ALL "   \
+	"($2)"
 #define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT 1 FOR UPDATE SKIP LOCKED"
 
 /* A copy of a column in the given memory, or NULL. */
@@ -234,7 +243,8 @@ static void *
 copy_column(int column, Oid type, MemoryContext memory)
 {
 	bool isnull;
-	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+	Datum value =
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
 	MemoryContext old;
 	void *copy;
 
@@ -250,7 +260,8 @@ copy_column(int column, Oid type, MemoryContext memory)
 			copy = DatumGetJsonbPCopy(value);
 			break;
 		case UUIDOID:
-			copy = memcpy(palloc(sizeof(pg_uuid_t)), DatumGetUUIDP(value), sizeof(pg_uuid_t));
+			copy = memcpy(palloc(sizeof(pg_uuid_t)), DatumGetUUIDP(value),
+						  sizeof(pg_uuid_t));
 			break;
 		default:
 			elog(ERROR, "unexpected column type %u", type);
@@ -263,12 +274,14 @@ static int64
 int_column(int column)
 {
 	bool isnull;
-	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+	Datum value =
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
 
 	if (isnull)
 		return 0;
-	return SPI_gettypeid(SPI_tuptable->tupdesc, column) == INT4OID ? DatumGetInt32(value)
-																   : DatumGetInt64(value);
+	return SPI_gettypeid(SPI_tuptable->tupdesc, column) == INT4OID
+			   ? DatumGetInt32(value)
+			   : DatumGetInt64(value);
 }
 
 static void
@@ -298,18 +311,21 @@ skipped_ids(void)
 
 	for (int i = 0; i < skip_count; i++)
 		ids[i] = Int64GetDatum(skipped[i]);
-	return PointerGetDatum(
-		construct_array(ids, skip_count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	return PointerGetDatum(construct_array(ids, skip_count, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 GnTake
 gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
 {
 	static GnQuery any = GN_QUERY(TAKE_COLUMNS TAKE_ORDER, TEXTOID, INT8ARRAYOID);
-	/* The one that runs is still there for every snapshot but its own: it blocks its group. */
+	/* The one that runs is still there for every snapshot but its own: it blocks its
+	 * group. */
 	static GnQuery first_of_group = GN_QUERY(
-		TAKE_COLUMNS " AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"
-					 " WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < j.id))" TAKE_ORDER,
+		TAKE_COLUMNS
+		" AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"
+		" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < "
+		"j.id))" TAKE_ORDER,
 		TEXTOID, INT8ARRAYOID);
 	Datum values[2] = {CStringGetTextDatum(queue), skipped_ids()};
 
@@ -353,16 +369,20 @@ expect_settled(const GnJob *job, uint64 rows)
 }
 
 static void
-finish(const GnJob *job, const char *state, TimestampTz started_at, TimestampTz finished_at,
-	   const Jsonb *result, const char *last_error)
+finish(const GnJob *job, const char *state, TimestampTz started_at,
+	   TimestampTz finished_at, const Jsonb *result, const char *last_error)
 {
 	static GnQuery query = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
-		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, started_at,"
-		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, tenant_id,"
+		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
+		"started_at,"
+		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
+		"tenant_id,"
 		" result, last_error, attempts)"
-		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, max_attempts, failures, $4,"
-		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts FROM gone",
+		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
+		"max_attempts, failures, $4,"
+		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts "
+		"FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
 	Datum values[6];
 	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
@@ -377,7 +397,8 @@ finish(const GnJob *job, const char *state, TimestampTz started_at, TimestampTz 
 }
 
 void
-gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finished_at, Jsonb *result)
+gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finished_at,
+				   Jsonb *result)
 {
 	finish(job, "succeeded", started_at, finished_at, result, NULL);
 }
@@ -388,39 +409,47 @@ gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 	finish(job, "cancelled", 0, finished_at, NULL, reason);
 }
 
-#define ATTEMPT_ENTRY                                                                    \
-	"pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('attempt', failures + 1, "      \
-	"'started_at', $2::pg_catalog.timestamptz, 'failed_at', $3::pg_catalog.timestamptz, "       \
+#define ATTEMPT_ENTRY                                                                  \
+	"pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('attempt', failures "  \
+	"+ 1, "                                                                            \
+	"'started_at', $2::pg_catalog.timestamptz, 'failed_at', "                          \
+	"$3::pg_catalog.timestamptz, "                                                     \
 	"'error', $4::pg_catalog.text))"
 /* The last 25 attempts are enough to see what goes wrong. */
-#define ATTEMPTS                                                                         \
-	"CASE WHEN pg_catalog.jsonb_array_length(attempts) < 25 THEN attempts ELSE attempts - 0 END || " \
-	ATTEMPT_ENTRY
+#define ATTEMPTS                                                                       \
+	"CASE WHEN pg_catalog.jsonb_array_length(attempts) < 25 THEN attempts ELSE "       \
+	"attempts - 0 END || " ATTEMPT_ENTRY
 
 void
-gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at, TimestampTz finished_at,
-				TimestampTz run_at, const char *error)
+gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
+				TimestampTz finished_at, TimestampTz run_at, const char *error)
 {
-	static GnQuery retry = GN_QUERY(
-		"UPDATE _grownext.queue_job SET ready = false, run_at = $5, failures = failures + 1,"
-		" last_error = $4, attempts = " ATTEMPTS " WHERE id = $1",
-		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID);
+	static GnQuery retry =
+		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, failures "
+				 "= failures + 1,"
+				 " last_error = $4, attempts = " ATTEMPTS " WHERE id = $1",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID);
 	static GnQuery snooze = GN_QUERY(
-		"UPDATE _grownext.queue_job SET ready = false, run_at = $2 WHERE id = $1", INT8OID,
-		TIMESTAMPTZOID);
+		"UPDATE _grownext.queue_job SET ready = false, run_at = $2 WHERE id = $1",
+		INT8OID, TIMESTAMPTZOID);
 	static GnQuery dead = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
-		" INSERT INTO _grownext.queue_dead (id, queue, enqueued_at, run_at, deadline, started_at, died_at,"
-		" priority, max_attempts, failures, unique_key, group_key, tenant_id, claims, payload,"
+		" INSERT INTO _grownext.queue_dead (id, queue, enqueued_at, run_at, deadline, "
+		"started_at, died_at,"
+		" priority, max_attempts, failures, unique_key, group_key, tenant_id, claims, "
+		"payload,"
 		" last_error, attempts)"
-		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, max_attempts, failures + 1,"
-		" unique_key, group_key, tenant_id, claims, payload, $4, " ATTEMPTS " FROM gone",
+		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
+		"max_attempts, failures + 1,"
+		" unique_key, group_key, tenant_id, claims, payload, $4, " ATTEMPTS
+		" FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
 	Datum values[5] = {Int64GetDatum(job->id), TimestampTzGetDatum(started_at),
 					   TimestampTzGetDatum(finished_at), CStringGetTextDatum(error),
 					   TimestampTzGetDatum(run_at)};
 
-	/* No row: a job that was run again, because its handler freed our lock, and is over. */
+	/* No row: a job that was run again, because its handler freed our lock, and is
+	 * over. */
 	switch (failure)
 	{
 		case GN_FAILURE_RETRY:

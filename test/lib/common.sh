@@ -31,12 +31,13 @@ broken()
 
 # start_server: a preloaded server of the suite's own in the current directory. It
 # listens on no port: its socket is in a directory that only this user can enter,
-# so it cannot clash with another. PGHOST, PGPORT and PGUSER lead to it.
+# so it cannot clash with another. PGHOST, PGPORT and PGUSER lead to it. Its settings are
+# those of test/grownext.conf, or of $GN_SERVER_CONF.
 start_server()
 {
 	initdb -D data -U postgres -A trust -N --no-instructions -E UTF8 --locale=C.UTF-8 >initdb.log 2>&1 ||
 		{ cat initdb.log; broken "initdb failed"; }
-	cat "$GN_SRC/test/grownext.conf" >>data/postgresql.conf
+	cat "${GN_SERVER_CONF:-$GN_SRC/test/grownext.conf}" >>data/postgresql.conf
 	mkdir -m 700 s
 	export PGHOST=$PWD/s PGPORT=5432 PGUSER=postgres
 	printf '%s\n' "listen_addresses = ''" "port = $PGPORT" "unix_socket_directories = '$PGHOST'" \

@@ -115,8 +115,8 @@ stub_reset(void)
 #define ERRCODE_INTERNAL_ERROR MAKE_SQLSTATE('X', 'X', '0', '0', '0')
 #define ERRCODE_INVALID_PARAMETER_VALUE MAKE_SQLSTATE('2', '2', '0', '2', '3')
 
-static jmp_buf stub_jump;
-static int stub_sqlstate;
+static jmp_buf stub_jump __attribute__((unused));
+static int stub_sqlstate __attribute__((unused));
 
 #define errcode(code) ((void) (stub_sqlstate = (code)))
 #define errmsg(...) ((void) snprintf(NULL, 0, __VA_ARGS__))
