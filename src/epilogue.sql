@@ -96,18 +96,88 @@ GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
 
--- Last: roles that hold a capability get what is new, and every backend looks at
--- the version of the SQL again.
-DO $$
-DECLARE
-    held record;
-BEGIN
-    FOR held IN SELECT c.* FROM _grownext.core_capability AS c JOIN pg_catalog.pg_roles AS r ON r.rolname = c.role_name LOOP
-        PERFORM _grownext.core_capability_apply(held.capability, held.role_name, true);
-    END LOOP;
-END
-$$;
-SELECT _grownext.core_touch('core_marker_extension');
+-- tenant
+GRANT EXECUTE ON FUNCTION grownext.has_permission(text)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.tenant_create(text, text, uuid, jsonb, uuid, text, uuid, text, text, text),
+    grownext.tenant_update(uuid, jsonb), grownext.tenant_suspend(uuid, text), grownext.tenant_resume(uuid),
+    grownext.role_define(text, text[], uuid),
+    grownext.member_add(uuid, uuid, text), grownext.member_set_role(uuid, uuid, text), grownext.member_remove(uuid, uuid)
+    TO grownext_admin, grownext_service;
+-- they act on tables that the caller owns, with the caller's rights
+GRANT EXECUTE ON FUNCTION grownext.tenant_isolate(regclass, name, jsonb), grownext.tenant_unisolate(regclass)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT USAGE ON TYPE grownext.isolation_finding TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.tenant, grownext.member, grownext.role
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- called in views, with the reader's rights
+GRANT EXECUTE ON FUNCTION
+    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_role_permissions(uuid, text)
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- entitlement
+GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.entitlement(text, uuid, timestamptz, uuid), grownext.entitlement_require(text, uuid),
+    grownext.entitlements(uuid, timestamptz),
+    grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid)
+    TO grownext_admin, grownext_service, grownext_user;
+-- who may give units back or change what is granted, could grant himself anything
+GRANT EXECUTE ON FUNCTION
+    grownext.product_define(text, text), grownext.feature_define(text, text, text, jsonb), grownext.bundle_define(text, jsonb, jsonb),
+    grownext.subscription_start(uuid, text, int, jsonb), grownext.subscription_change(uuid, text, int, text, jsonb), grownext.subscription_end(uuid, text),
+    grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
+    grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid)
+    TO grownext_admin, grownext_service;
+GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT SELECT ON grownext.product_entitlement TO grownext_admin, grownext_service, grownext_user;
+-- called in views, with the reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- crypto
+GRANT EXECUTE ON FUNCTION grownext.secret_set(text, text, text), grownext.secret_drop(text) TO grownext_admin;
+GRANT SELECT ON grownext.secret TO grownext_admin, grownext_service;
+-- a view's functions are called with its reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_admin, grownext_service;
+
+-- jwt: keys are administered, tokens are minted by trusted back ends, public keys are public
+GRANT EXECUTE ON FUNCTION
+    grownext.key_create(text, text, text, jsonb), grownext.key_rotate(text, boolean), grownext.key_revoke(text, text)
+    TO grownext_admin;
+GRANT SELECT ON grownext.signing_key TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
+GRANT EXECUTE ON FUNCTION
+    grownext.jwt_mint(text, jsonb, text, interval, text),
+    grownext.act_as(text, uuid, jsonb, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.jwt_verify(text, text, text, text), grownext.jwt_inspect(text, text, text, text),
+    grownext.jws_verify(text, jsonb), grownext.jwk_thumbprint(jsonb),
+    grownext.authenticate(text, text)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT USAGE ON TYPE grownext.token_info, grownext.jws_result
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION grownext.jwks(text), grownext.discovery()
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
+
+-- account
+GRANT EXECUTE ON FUNCTION
+    grownext.user_create(text, text, uuid, text, jsonb), grownext.user_update(uuid, jsonb),
+    grownext.user_disable(uuid), grownext.user_enable(uuid), grownext.user_delete(uuid)
+    TO grownext_admin, grownext_service;
+GRANT SELECT ON grownext.user_account TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- a view's functions are called with its reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_caller_has(text) TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- session
+GRANT EXECUTE ON FUNCTION grownext.session_create(uuid, uuid, jsonb) TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.session_refresh(text) TO grownext_service, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION grownext.session_revoke(uuid, text), grownext.session_revoke_all(uuid, uuid, uuid, text)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- audit
 GRANT EXECUTE ON FUNCTION
@@ -120,3 +190,16 @@ GRANT EXECUTE ON FUNCTION
     _grownext.audit_visible(),
     grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- Last: roles that hold a capability get what is new, and every backend looks at
+-- the version of the SQL again.
+DO $$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN SELECT c.* FROM _grownext.core_capability AS c JOIN pg_catalog.pg_roles AS r ON r.rolname = c.role_name LOOP
+        PERFORM _grownext.core_capability_apply(held.capability, held.role_name, true);
+    END LOOP;
+END
+$$;
+SELECT _grownext.core_touch('core_marker_extension');

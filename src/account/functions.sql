@@ -1,0 +1,144 @@
+-- src/account/functions.sql: users come, change and go
+
+-- An application that has users already keeps their ids (id) or names (external_id);
+-- to say the same again is no error and changes nothing, so imports may be repeated.
+CREATE OR REPLACE FUNCTION grownext.user_create(email text, name text DEFAULT NULL, id uuid DEFAULT NULL, external_id text DEFAULT NULL, attributes jsonb DEFAULT '{}') RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    made_at CONSTANT timestamptz := _grownext.core_now();
+    made uuid;
+    found record;
+BEGIN
+    IF email IS NULL AND id IS NULL AND external_id IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'a user needs an email address, an id or an external id';
+    END IF;
+    INSERT INTO _grownext.account_user (id, email, name, external_id, attributes, created_at, updated_at)
+    VALUES (coalesce(user_create.id, gen_random_uuid()), user_create.email, user_create.name, user_create.external_id,
+            coalesce(user_create.attributes, '{}'), made_at, made_at)
+    ON CONFLICT DO NOTHING RETURNING account_user.id INTO made;
+    IF made IS NOT NULL THEN
+        PERFORM _grownext.audit_write('user.created', 'user:' || made, NULL, NULL,
+            jsonb_strip_nulls(jsonb_build_object('external_id', user_create.external_id)));
+        PERFORM _grownext.core_event_emit('user.created', NULL,
+            jsonb_build_object('user_id', made, 'external_id', user_create.external_id));
+        RETURN made;
+    END IF;
+
+    -- the same user again, if what was given as identity is that user's
+    SELECT u.id, u.external_id, u.email INTO found FROM _grownext.account_user AS u
+     WHERE u.external_id = user_create.external_id OR u.id = user_create.id
+     ORDER BY u.external_id = user_create.external_id DESC NULLS LAST LIMIT 1;
+    IF found.id IS NOT NULL
+       AND (user_create.id IS NULL OR user_create.id = found.id)
+       AND (user_create.external_id IS NULL OR user_create.external_id = found.external_id)
+       -- with nothing but an id, the address tells whether it is the same user
+       AND (user_create.external_id IS NOT NULL OR lower(user_create.email) IS NOT DISTINCT FROM lower(found.email)) THEN
+        RETURN found.id;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
+        MESSAGE = 'a user with that email address, id or external id exists',
+        HINT = 'Look it up in grownext.user_account, or change it with grownext.user_update().';
+END
+$$;
+COMMENT ON FUNCTION grownext.user_create(text, text, uuid, text, jsonb) IS 'Creates a user, or returns the one that has this external id or id already.';
+
+CREATE OR REPLACE FUNCTION grownext.user_update(id uuid, changes jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed text[];
+BEGIN
+    PERFORM _grownext.core_check_options(changes, '{"email": "any", "name": "any", "external_id": "any", "attributes": "object"}');
+    IF EXISTS (SELECT FROM jsonb_each(changes) AS c WHERE c.key <> 'attributes' AND jsonb_typeof(c.value) NOT IN ('string', 'null')) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'email, name and external_id must be strings or null';
+    END IF;
+    BEGIN
+        UPDATE _grownext.account_user AS u
+           SET email = CASE WHEN changes ? 'email' THEN changes ->> 'email' ELSE u.email END,
+               name = CASE WHEN changes ? 'name' THEN changes ->> 'name' ELSE u.name END,
+               external_id = CASE WHEN changes ? 'external_id' THEN changes ->> 'external_id' ELSE u.external_id END,
+               attributes = CASE WHEN changes ? 'attributes' THEN changes -> 'attributes' ELSE u.attributes END,
+               updated_at = _grownext.core_now()
+         WHERE u.id = user_update.id;
+    EXCEPTION WHEN unique_violation THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
+            MESSAGE = 'another user has that email address or external id';
+    END;
+    IF NOT FOUND THEN
+        PERFORM _grownext.account_user_missing(user_update.id);
+    END IF;
+    -- Which fields, not what was in them: the log outlives a person's right to be forgotten.
+    SELECT array_agg(k ORDER BY k) INTO changed FROM jsonb_object_keys(changes) AS k;
+    PERFORM _grownext.audit_write('user.updated', 'user:' || user_update.id, NULL, NULL,
+        jsonb_build_object('changed', coalesce(to_jsonb(changed), '[]')));
+    PERFORM _grownext.core_event_emit('user.updated', NULL,
+        jsonb_build_object('user_id', user_update.id, 'changed', coalesce(to_jsonb(changed), '[]')));
+END
+$$;
+COMMENT ON FUNCTION grownext.user_update(uuid, jsonb) IS 'Changes email, name, external_id or attributes of a user.';
+
+CREATE OR REPLACE FUNCTION _grownext.account_user_missing(id uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+        MESSAGE = format('user "%s" does not exist', coalesce(id::text, 'NULL'));
+END
+$$;
+COMMENT ON FUNCTION _grownext.account_user_missing(uuid) IS 'Raises that a user does not exist.';
+
+CREATE OR REPLACE FUNCTION grownext.user_disable(id uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    disabled boolean;
+BEGIN
+    SELECT u.disabled_at IS NOT NULL INTO disabled FROM _grownext.account_user AS u WHERE u.id = user_disable.id FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM _grownext.account_user_missing(user_disable.id);
+    ELSIF disabled THEN
+        RETURN;
+    END IF;
+    UPDATE _grownext.account_user AS u SET disabled_at = _grownext.core_now(), updated_at = _grownext.core_now() WHERE u.id = user_disable.id;
+    PERFORM _grownext.audit_write('user.disabled', 'user:' || user_disable.id, NULL, '{"disabled": false}', '{"disabled": true}');
+    PERFORM _grownext.core_event_emit('user.disabled', NULL, jsonb_build_object('user_id', user_disable.id));
+END
+$$;
+COMMENT ON FUNCTION grownext.user_disable(uuid) IS 'Locks a user out: no new session, and the open ones end.';
+
+CREATE OR REPLACE FUNCTION grownext.user_enable(id uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    disabled boolean;
+BEGIN
+    SELECT u.disabled_at IS NOT NULL INTO disabled FROM _grownext.account_user AS u WHERE u.id = user_enable.id FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM _grownext.account_user_missing(user_enable.id);
+    ELSIF NOT disabled THEN
+        RETURN;
+    END IF;
+    UPDATE _grownext.account_user AS u SET disabled_at = NULL, updated_at = _grownext.core_now() WHERE u.id = user_enable.id;
+    PERFORM _grownext.audit_write('user.enabled', 'user:' || user_enable.id, NULL, '{"disabled": true}', '{"disabled": false}');
+    PERFORM _grownext.core_event_emit('user.enabled', NULL, jsonb_build_object('user_id', user_enable.id));
+END
+$$;
+COMMENT ON FUNCTION grownext.user_enable(uuid) IS 'Lets a disabled user in again.';
+
+CREATE OR REPLACE FUNCTION grownext.user_delete(id uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM _grownext.account_user AS u WHERE u.id = user_delete.id;
+    IF NOT FOUND THEN
+        PERFORM _grownext.account_user_missing(user_delete.id);
+    END IF;
+    PERFORM _grownext.audit_write('user.deleted', 'user:' || user_delete.id, NULL, NULL, NULL);
+    PERFORM _grownext.core_event_emit('user.deleted', NULL, jsonb_build_object('user_id', user_delete.id));
+END
+$$;
+COMMENT ON FUNCTION grownext.user_delete(uuid) IS 'Deletes a user with every session; the audit log stays.';
+
+CREATE OR REPLACE VIEW grownext.user_account WITH (security_barrier) AS
+SELECT u.id, u.email, u.name, u.external_id, u.attributes, u.created_at, u.updated_at, u.disabled_at
+  FROM _grownext.account_user AS u
+ WHERE (SELECT _grownext.core_caller_has('service') OR _grownext.core_caller_has('admin') OR _grownext.core_caller_has('auditor'))
+    OR u.id = (SELECT grownext.current_user_id());
+COMMENT ON VIEW grownext.user_account IS 'Users; an end user sees only the own row.';

@@ -1,0 +1,159 @@
+/*
+ * src/jwt/caller.c
+ *	  authenticate() and act_as(): how an identity is bound to a transaction.
+ *
+ * A token speaks for its subject once it is verified and every registered check
+ * (a session not revoked, and the like) has passed. act_as() needs no token but a
+ * role that may speak for anybody; with a reason it is an impersonation: the
+ * claims name who really acts, and the audit log keeps it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/params.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+
+#include "core/core.h"
+#include "jwt/key.h"
+#include "jwt/token.h"
+
+GN_FUNCTION(gn_authenticate);
+GN_FUNCTION(gn_act_as);
+
+/*
+ * As SET LOCAL does: bound outside a transaction block, the caller is forgotten at
+ * the end of this very statement. Inside a function or another query, whose error
+ * contexts stand on the stack, what follows still profits.
+ */
+static void
+warn_outside_block(const char *what)
+{
+	const ErrorContextCallback *outer = error_context_stack;
+	bool top_level = outer == NULL || (outer->previous == NULL && outer->callback == ParamsErrorCallback);
+
+	if (top_level && !IsTransactionBlock() && !gn_in_background_worker())
+		ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+						  errmsg("%s can only be used in transaction blocks", what),
+						  errhint("BEGIN first; the caller is forgotten at the end of the transaction.")));
+}
+
+/* SQL: grownext.authenticate(token text, audience text) */
+Datum
+gn_authenticate(PG_FUNCTION_ARGS)
+{
+	Jsonb *claims;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID), errmsg("token is not valid"),
+						errdetail("It is NULL.")));
+	claims = gn_jwt_verified_claims(PG_GETARG_TEXT_PP(0),
+									PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
+									NULL, GN_PURPOSE_ACCESS);
+	gn_context_run_checks(claims);
+	gn_context_bind(GN_CONTEXT_TOKEN, claims, NULL);
+	warn_outside_block("authenticate()");
+	PG_RETURN_JSONB_P(claims);
+}
+
+static void
+push_string(JsonbParseState **state, const char *key, const char *value)
+{
+	JsonbValue item = {.type = jbvString};
+
+	item.val.string.val = unconstify(char *, key);
+	item.val.string.len = (int) strlen(key);
+	pushJsonbValue(state, WJB_KEY, &item);
+	item.val.string.val = unconstify(char *, value);
+	item.val.string.len = (int) strlen(value);
+	pushJsonbValue(state, WJB_VALUE, &item);
+}
+
+/* The extra claims, and above them who is spoken for and, in an impersonation, by whom. */
+static Jsonb *
+acting_claims(Jsonb *extra, const char *subject, const pg_uuid_t *tenant, const char *actor)
+{
+	static const char *const own[] = {"sub", "tenant_id", "act", "sid"};
+	JsonbParseState *state = NULL;
+	JsonbIterator *iterator = JsonbIteratorInit(&extra->root);
+	JsonbIteratorToken token;
+	JsonbValue value;
+	JsonbValue act = {.type = jbvString};
+
+	for (size_t i = 0; i < lengthof(own); i++)
+	{
+		JsonbValue space;
+
+		if (gn_jsonb_field(extra, own[i], &space))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("claim \"%s\" is reserved", own[i])));
+	}
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	(void) JsonbIteratorNext(&iterator, &value, true);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_END_OBJECT)
+		pushJsonbValue(&state, token, &value);
+	push_string(&state, "sub", subject);
+	if (tenant)
+		push_string(&state, "tenant_id", gn_uuid_text(tenant));
+	if (actor)
+	{
+		act.val.string.val = (char[]){"act"};
+		act.val.string.len = 3;
+		pushJsonbValue(&state, WJB_KEY, &act);
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		push_string(&state, "sub", actor);
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+static void
+audit_impersonation(const char *subject, const pg_uuid_t *tenant, const char *actor, const char *reason)
+{
+	static GnQuery write = GN_QUERY(
+		"SELECT _grownext.audit_write('user.impersonated', 'user:' || $1, $2, NULL, "
+		"pg_catalog.jsonb_build_object('actor', $3, 'reason', $4))",
+		TEXTOID, UUIDOID, TEXTOID, TEXTOID);
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	gn_spi_execute(&write,
+				   (Datum[]){CStringGetTextDatum(subject), tenant ? UUIDPGetDatum(tenant) : 0,
+							 CStringGetTextDatum(actor), CStringGetTextDatum(reason)},
+				   tenant ? NULL : " n  ", false);
+	gn_spi_end(&spi);
+}
+
+/* SQL: grownext.act_as(subject text, tenant_id uuid, claims jsonb, reason text) */
+Datum
+gn_act_as(PG_FUNCTION_ARGS)
+{
+	char *subject = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	pg_uuid_t *tenant = PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1);
+	Jsonb *extra = PG_ARGISNULL(2) ? gn_jsonb_from_text("{}") : PG_GETARG_JSONB_P(2);
+	char *reason = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	const GnContext *before = gn_context();
+	char *actor = NULL;
+
+	if (!gn_user_has_capability(GetUserId(), "service") && !gn_user_has_capability(GetUserId(), "admin"))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied to act as somebody else"),
+						errdetail("It takes grownext_service or grownext_admin.")));
+	if (subject == NULL || *subject == '\0')
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a subject must be named")));
+	if (!JB_ROOT_IS_OBJECT(extra))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("claims must be a JSON object")));
+	if (reason && *reason == '\0')
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("a reason must not be empty")));
+	if (reason)
+		actor = before && before->actor
+					? pstrdup(before->actor)
+					: psprintf("role:%s", GetUserNameFromId(GetSessionUserId(), false));
+	gn_context_bind(GN_CONTEXT_ACT_AS, acting_claims(extra, subject, tenant, actor), NULL);
+	if (reason)
+		audit_impersonation(subject, tenant, actor, reason);
+	warn_outside_block("act_as()");
+	PG_RETURN_VOID();
+}
