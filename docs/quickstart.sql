@@ -24,10 +24,11 @@ CREATE TABLE app.project (
     tenant_id uuid NOT NULL DEFAULT grownext.current_tenant(),
     name      text NOT NULL
 );
+CREATE INDEX project_tenant_id_idx ON app.project (tenant_id);
 GRANT SELECT, INSERT, UPDATE, DELETE ON app.project TO acme_service, acme_app;
-SELECT grownext.tenant_isolate('app.project');
+SELECT * FROM grownext.tenant_isolate('app.project');
 
--- From now on a row is seen and written by its tenant alone. Without a tenant nobody sees anything, you, the owner, included:
+-- `tenant_isolate` answers with what you should look at, such as a missing index; here there is nothing. From now on a row is seen and written by its tenant alone. Without a tenant nobody sees anything, you, the owner, included:
 
 SELECT count(*) FROM app.project;
 
@@ -97,7 +98,8 @@ CREATE TABLE app.build (
     built_for  text NOT NULL DEFAULT grownext.current_actor(),
     built_as   name NOT NULL DEFAULT session_user
 );
-SELECT grownext.tenant_isolate('app.build');
+CREATE INDEX build_tenant_id_idx ON app.build (tenant_id);
+SELECT * FROM grownext.tenant_isolate('app.build');
 GRANT SELECT ON app.build TO acme_service;
 CREATE FUNCTION app.build_project(payload jsonb) RETURNS void LANGUAGE sql
 BEGIN ATOMIC
