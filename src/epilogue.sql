@@ -77,7 +77,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.status(), grownext.workers() TO grownext_admin, grownext_monitor;
 
 -- queue: enqueue and its like go to other roles by queue_grant()
-GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker;
+GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker, grownext_user;
 GRANT USAGE ON TYPE grownext.job_state, grownext.queue_state TO grownext_admin, grownext_service, grownext_worker, grownext_monitor;
 GRANT EXECUTE ON FUNCTION grownext.current_job()
     TO grownext_admin, grownext_service, grownext_worker, grownext_user;
@@ -113,7 +113,7 @@ GRANT SELECT ON grownext.tenant, grownext.member, grownext.role
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 -- called in views, with the reader's rights
 GRANT EXECUTE ON FUNCTION
-    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_role_permissions(uuid, text)
+    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_builtin_permissions(text)
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- entitlement
