@@ -208,8 +208,10 @@ DECLARE
     object jsonb;
     problem text;
 BEGIN
-    IF headers IS NULL OR body IS NULL OR jsonb_typeof(headers) <> 'object' THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'headers must be a JSON object and body must not be null';
+    IF headers IS NULL OR body IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'headers and body must not be null';
+    ELSIF jsonb_typeof(headers) <> 'object' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'headers must be a JSON object';
     END IF;
     defined := _grownext.billing_provider_require(provider);
     IF length(body) > max_body THEN
@@ -495,18 +497,21 @@ BEGIN
                   format('SELECT grownext.secret_set(%L, ''whsec_...'');', defined.secret), NULL)::grownext.status_item END;
         -- the oldest of each kind, and how many; an index holds only what is open
         FOR open IN
-            SELECT e.state, count(*) AS events, min(e.received_at) AS since, min(e.event_id) AS event_id,
-                   min(e.waits_for) AS waits_for, min(e.error) AS error
+            SELECT DISTINCT ON (e.state) e.*, count(*) OVER (PARTITION BY e.state) AS events
               FROM _grownext.billing_event AS e
-             WHERE e.provider = defined.provider AND e.state IN ('parked', 'failed') GROUP BY e.state ORDER BY e.state
+             WHERE e.provider = defined.provider AND e.state IN ('parked', 'failed', 'pending')
+               AND (e.state <> 'pending' OR e.received_at < _grownext.core_now() - interval '5 minutes')
+             ORDER BY e.state, e.received_at
         LOOP
-            RETURN NEXT ('billing', defined.provider || ' events ' || open.state, 'degraded', format('%s, such as: %s', open.events, open.error),
-                CASE WHEN open.waits_for LIKE 'customer:%' THEN format('SELECT grownext.billing_customer_link(%L, %L, tenant_id);', defined.provider, substr(open.waits_for, 10))
+            RETURN NEXT ('billing', defined.provider || ' events ' || open.state, 'degraded',
+                format('%s, such as "%s": %s', open.events, open.event_id, coalesce(open.error, 'no executor has applied it')),
+                CASE WHEN open.state = 'pending' THEN 'SELECT * FROM grownext.workers();'
+                     WHEN open.waits_for LIKE 'customer:%' THEN format('SELECT grownext.billing_customer_link(%L, %L, tenant_id);', defined.provider, substr(open.waits_for, 10))
                      WHEN open.waits_for LIKE 'price:%' THEN format('SELECT grownext.billing_price_map(%L, %L, bundle);', defined.provider, substr(open.waits_for, 7))
-                     ELSE format('SELECT grownext.billing_replay(%L, %L);', defined.provider, open.event_id) END, open.since)::grownext.status_item;
+                     ELSE format('SELECT grownext.billing_replay(%L, %L);', defined.provider, open.event_id) END, open.received_at)::grownext.status_item;
         END LOOP;
     END LOOP;
-    IF defined IS NULL THEN
+    IF NOT FOUND THEN
         RETURN NEXT ('billing', 'provider', 'off', 'no provider is defined',
                      'SELECT grownext.billing_provider_define(''stripe'', ''name of the stored secret'');', NULL)::grownext.status_item;
     END IF;
