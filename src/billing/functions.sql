@@ -89,7 +89,7 @@ DECLARE
 BEGIN
     PERFORM _grownext.billing_provider_require(provider);
     IF coalesce(customer_id, '') = '' OR tenant_id IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'customer_id and tenant_id must not be null';
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'customer_id and tenant_id must not be null or empty';
     ELSIF NOT EXISTS (SELECT FROM grownext.tenant AS t WHERE t.id = billing_customer_link.tenant_id) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('tenant "%s" does not exist', tenant_id);
     END IF;
@@ -129,7 +129,7 @@ DECLARE
 BEGIN
     PERFORM _grownext.billing_provider_require(provider);
     IF coalesce(price_id, '') = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'price_id must not be null';
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'price_id must not be null or empty';
     END IF;
     PERFORM _grownext.core_check_options(options, '{"addon": "boolean"}');
     SELECT jsonb_build_object('bundle', p.bundle, 'options', p.options) INTO before FROM _grownext.billing_price AS p
@@ -250,6 +250,26 @@ COMMENT ON FUNCTION grownext.billing_webhook(text, jsonb, bytea) IS 'Takes a pro
 
 -- Fold -------------------------------------------------------------------------
 
+-- Whether an object has the values that an update says were there before it. What is
+-- null there may be absent here.
+CREATE OR REPLACE FUNCTION _grownext.billing_had(object jsonb, previous jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attribute record;
+BEGIN
+    FOR attribute IN SELECT p.key, p.value, object -> p.key AS held FROM jsonb_each(previous) AS p LOOP
+        IF NOT coalesce(CASE jsonb_typeof(attribute.value)
+                WHEN 'null' THEN coalesce(attribute.held, 'null') = 'null'
+                WHEN 'object' THEN jsonb_typeof(attribute.held) = 'object' AND _grownext.billing_had(attribute.held, attribute.value)
+                ELSE attribute.held = attribute.value END, false) THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION _grownext.billing_had(jsonb, jsonb) IS 'Whether an object has the values of previous_attributes.';
+
 -- Of all events of a subscription that have come, the one that counts. An end is for
 -- good, whatever its time; else the later one; within a second (Stripe's clock has no
 -- finer) created, then updated. Of several updates in one second, one that no other
@@ -271,8 +291,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT f.event_id FROM first AS f
      ORDER BY EXISTS (SELECT FROM first AS g
                        WHERE g.event_id <> f.event_id
-                         AND g.previous <> '{}' AND f.object @> g.previous
-                         AND NOT (f.previous <> '{}' AND g.object @> f.previous)),
+                         AND g.previous <> '{}' AND _grownext.billing_had(f.object, g.previous)
+                         AND NOT (f.previous <> '{}' AND _grownext.billing_had(g.object, f.previous))),
               f.event_id DESC
      LIMIT 1;
 $$;
