@@ -77,7 +77,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.status(), grownext.workers() TO grownext_admin, grownext_monitor;
 
 -- queue: enqueue and its like go to other roles by queue_grant()
-GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker;
+GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker, grownext_user;
 GRANT USAGE ON TYPE grownext.job_state, grownext.queue_state TO grownext_admin, grownext_service, grownext_worker, grownext_monitor;
 GRANT EXECUTE ON FUNCTION grownext.current_job()
     TO grownext_admin, grownext_service, grownext_worker, grownext_user;
