@@ -179,6 +179,30 @@ GRANT EXECUTE ON FUNCTION grownext.session_revoke(uuid, text), grownext.session_
     TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
+-- audit
+GRANT EXECUTE ON FUNCTION
+    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
+    grownext.audit_append_many(jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
+-- a view's functions are called with its reader's rights
+GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    _grownext.audit_visible(),
+    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- billing
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_provider_define(text, text, jsonb),
+    grownext.billing_price_map(text, text, text, jsonb)
+    TO grownext_admin;
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_customer_link(text, text, uuid),
+    grownext.billing_replay(text, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.billing_webhook(text, jsonb, bytea) TO grownext_service;
+GRANT SELECT ON grownext.billing_event TO grownext_admin, grownext_service;
+
 -- Last: roles that hold a capability get what is new, and every backend looks at
 -- the version of the SQL again.
 DO $$
@@ -191,15 +215,3 @@ BEGIN
 END
 $$;
 SELECT _grownext.core_touch('core_marker_extension');
-
--- audit
-GRANT EXECUTE ON FUNCTION
-    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
-    grownext.audit_append_many(jsonb)
-    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
--- a view's functions are called with its reader's rights
-GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
-GRANT EXECUTE ON FUNCTION
-    _grownext.audit_visible(),
-    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
-    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
