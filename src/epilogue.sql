@@ -113,7 +113,7 @@ GRANT SELECT ON grownext.tenant, grownext.member, grownext.role
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 -- called in views, with the reader's rights
 GRANT EXECUTE ON FUNCTION
-    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_role_permissions(uuid, text)
+    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_builtin_permissions(text)
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- entitlement
