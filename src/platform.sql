@@ -24,7 +24,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL SELECT * FROM _grownext.audit_status()
     UNION ALL SELECT * FROM _grownext.jwt_status()
     UNION ALL SELECT * FROM _grownext.tenant_status()
-    UNION ALL SELECT * FROM _grownext.entitlement_status();
+    UNION ALL SELECT * FROM _grownext.entitlement_status()
+    UNION ALL SELECT * FROM _grownext.billing_status();
 $$;
 COMMENT ON FUNCTION grownext.status() IS 'What works, what is degraded and how to mend it; read-only, on a standby too.';
 
