@@ -77,7 +77,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.status(), grownext.workers() TO grownext_admin, grownext_monitor;
 
 -- queue: enqueue and its like go to other roles by queue_grant()
-GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker;
+GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker, grownext_user;
 GRANT USAGE ON TYPE grownext.job_state, grownext.queue_state TO grownext_admin, grownext_service, grownext_worker, grownext_monitor;
 GRANT EXECUTE ON FUNCTION grownext.current_job()
     TO grownext_admin, grownext_service, grownext_worker, grownext_user;
@@ -95,6 +95,48 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
+
+-- tenant
+GRANT EXECUTE ON FUNCTION grownext.has_permission(text)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.tenant_create(text, text, uuid, jsonb, uuid, text, uuid, text, text, text),
+    grownext.tenant_update(uuid, jsonb), grownext.tenant_suspend(uuid, text), grownext.tenant_resume(uuid),
+    grownext.role_define(text, text[], uuid),
+    grownext.member_add(uuid, uuid, text), grownext.member_set_role(uuid, uuid, text), grownext.member_remove(uuid, uuid)
+    TO grownext_admin, grownext_service;
+-- they act on tables that the caller owns, with the caller's rights
+GRANT EXECUTE ON FUNCTION grownext.tenant_isolate(regclass, name, jsonb), grownext.tenant_unisolate(regclass)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT USAGE ON TYPE grownext.isolation_finding TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.tenant, grownext.member, grownext.role
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- called in views, with the reader's rights
+GRANT EXECUTE ON FUNCTION
+    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_builtin_permissions(text)
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- entitlement
+GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.entitlement(text, uuid, timestamptz, uuid), grownext.entitlement_require(text, uuid),
+    grownext.entitlements(uuid, timestamptz),
+    grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid)
+    TO grownext_admin, grownext_service, grownext_user;
+-- who may give units back or change what is granted, could grant himself anything
+GRANT EXECUTE ON FUNCTION
+    grownext.product_define(text, text), grownext.feature_define(text, text, text, jsonb), grownext.bundle_define(text, jsonb, jsonb),
+    grownext.subscription_start(uuid, text, int, jsonb), grownext.subscription_change(uuid, text, int, text, jsonb), grownext.subscription_end(uuid, text),
+    grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
+    grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid)
+    TO grownext_admin, grownext_service;
+GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT SELECT ON grownext.product_entitlement TO grownext_admin, grownext_service, grownext_user;
+-- called in views, with the reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- crypto
 GRANT EXECUTE ON FUNCTION grownext.secret_set(text, text, text), grownext.secret_drop(text) TO grownext_admin;
@@ -137,6 +179,30 @@ GRANT EXECUTE ON FUNCTION grownext.session_revoke(uuid, text), grownext.session_
     TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
+-- audit
+GRANT EXECUTE ON FUNCTION
+    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
+    grownext.audit_append_many(jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
+-- a view's functions are called with its reader's rights
+GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    _grownext.audit_visible(),
+    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- billing
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_provider_define(text, text, jsonb),
+    grownext.billing_price_map(text, text, text, jsonb)
+    TO grownext_admin;
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_customer_link(text, text, uuid),
+    grownext.billing_replay(text, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.billing_webhook(text, jsonb, bytea) TO grownext_service;
+GRANT SELECT ON grownext.billing_event TO grownext_admin, grownext_service;
+
 -- Last: roles that hold a capability get what is new, and every backend looks at
 -- the version of the SQL again.
 DO $$
@@ -149,15 +215,3 @@ BEGIN
 END
 $$;
 SELECT _grownext.core_touch('core_marker_extension');
-
--- audit
-GRANT EXECUTE ON FUNCTION
-    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
-    grownext.audit_append_many(jsonb)
-    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
--- a view's functions are called with its reader's rights
-GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
-GRANT EXECUTE ON FUNCTION
-    _grownext.audit_visible(),
-    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
-    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;

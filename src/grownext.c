@@ -15,9 +15,11 @@
 #include "audit/audit.h"
 #include "core/core.h"
 #include "crypto/crypto.h"
+#include "entitlement/entitlement.h"
 #include "jwt/jwt.h"
 #include "queue/queue.h"
 #include "session/session.h"
+#include "tenant/tenant.h"
 
 GN_MODULE_MAGIC;
 
@@ -27,7 +29,9 @@ static const GnComponent *const components[] = {
 	&gn_queue_component,
 	&gn_audit_component,
 	&gn_jwt_component,
+	&gn_tenant_component,
 	&gn_session_component,
+	&gn_entitlement_component,
 	NULL,
 };
 

@@ -266,7 +266,7 @@ static bool
 versions_fit(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	bool fit = true;
+	volatile bool fit = true;
 
 	PG_TRY();
 	{

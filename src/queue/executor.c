@@ -554,7 +554,7 @@ report_activity(const Run *run)
 static void
 run_taken_job(Run *run)
 {
-	ErrorData *error = NULL;
+	ErrorData *volatile error = NULL;
 
 	run->started_at = gn_now();
 	limit_fired = 0;

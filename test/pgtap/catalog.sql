@@ -199,9 +199,9 @@ SELECT pg_temp.holds('create', 'nobody but the owner may create in the schemas')
 
 INSERT INTO offence
 SELECT 'security barrier', name FROM relation
- WHERE relkind = 'v'
+ WHERE relkind = 'v' AND name NOT LIKE '\_grownext.%' -- only its owner looks into that schema
    AND NOT coalesce(reloptions && ARRAY['security_barrier=true', 'security_barrier=on', 'security_barrier'], false);
-SELECT pg_temp.holds('security barrier', 'every view is a security barrier');
+SELECT pg_temp.holds('security barrier', 'every view that somebody may read is a security barrier');
 
 SELECT * FROM finish();
 ROLLBACK;

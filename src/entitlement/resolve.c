@@ -1,0 +1,198 @@
+/*
+ * src/entitlement/resolve.c
+ *	  The resolver: the one place that decides what a tenant is entitled to.
+ *
+ * It is pure: whoever asks (a check, a state, a list, a consume, a question about
+ * another instant) reads candidates and gets the decision from here, so no two
+ * answers can disagree. First decisive wins: unknown feature, unknown tenant,
+ * tenant not active, block, grant to the user, grant to the tenant, live
+ * subscriptions and add-ons folded with grants that add, the feature's default.
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+
+#include "entitlement/resolve.h"
+
+const char *
+gn_source_name(GnSource source)
+{
+	switch (source)
+	{
+		case GN_SOURCE_BLOCK:
+			return "block";
+		case GN_SOURCE_USER_GRANT:
+			return "user_grant";
+		case GN_SOURCE_TENANT_GRANT:
+		case GN_SOURCE_TENANT_ADD:
+			return "tenant_grant";
+		case GN_SOURCE_SUBSCRIPTION:
+			return "subscription";
+		case GN_SOURCE_DEFAULT:
+			return "default";
+		case GN_SOURCE_NONE:
+			break;
+	}
+	return NULL;
+}
+
+const char *
+gn_kind_name(GnKind kind)
+{
+	switch (kind)
+	{
+		case GN_KIND_BOOLEAN:
+			return "boolean";
+		case GN_KIND_LIMIT:
+			return "limit";
+		case GN_KIND_CONFIG:
+			return "config";
+		case GN_KIND_METERED:
+			return "metered";
+	}
+	return NULL;
+}
+
+/* A product or sum that does not fit is the largest number there is. */
+static int64
+saturating_multiply(int64 a, int64 b)
+{
+	int64 result;
+
+	return pg_mul_s64_overflow(a, b, &result) ? PG_INT64_MAX : result;
+}
+
+static int64
+saturating_add(int64 a, int64 b)
+{
+	int64 result;
+
+	return pg_add_s64_overflow(a, b, &result) ? PG_INT64_MAX : result;
+}
+
+static GnDecision
+denied(GnSource source, const char *reason)
+{
+	return (GnDecision){.source = source, .reason = reason};
+}
+
+static GnDecision
+decided_by(const GnFeature *feature, GnSource source, const GnSetting *setting)
+{
+	bool counts = feature->kind == GN_KIND_LIMIT || feature->kind == GN_KIND_METERED;
+	GnDecision decision = {.source = source, .setting = *setting, .decided = true};
+
+	if (!setting->enabled)
+		decision.reason = source == GN_SOURCE_DEFAULT ? "not_included" : "taken_away";
+	else if (counts && !setting->unlimited && setting->quota == 0 && !setting->soft)
+		decision.reason = feature->kind == GN_KIND_METERED ? "quota_exceeded" : "limit_is_zero";
+	else
+		decision.allowed = true;
+	return decision;
+}
+
+/* The last candidate of a source, or NULL. */
+static const GnCandidate *
+last_candidate(const GnFeature *feature, GnSource source)
+{
+	const GnCandidate *found = NULL;
+
+	for (const GnCandidate *c = feature->candidates; c; c = c->next)
+	{
+		if (c->source == source)
+			found = c;
+	}
+	return found;
+}
+
+/* Do both count the same periods? Quotas of different periods cannot be added or compared. */
+static bool
+same_period(const GnSetting *a, const GnSetting *b)
+{
+	if (a->period != b->period || a->billing_anchor != b->billing_anchor)
+		return false;
+	return !a->billing_anchor || a->anchor == b->anchor;
+}
+
+/*
+ * Folds one more candidate into result. The first that is enabled decides on the
+ * period; a metered one of another period is left out.
+ */
+static void
+fold_candidate(const GnFeature *feature, GnSetting *result, const GnCandidate *candidate)
+{
+	GnSetting next = candidate->setting;
+
+	next.quota = saturating_multiply(next.quota, candidate->quantity);
+	if (!result->enabled || feature->fold == GN_FOLD_LAST)
+	{
+		*result = next;
+		return;
+	}
+	if (feature->fold == GN_FOLD_ANY)
+		return;
+	if (candidate->source == GN_SOURCE_TENANT_ADD)
+	{
+		/* what is added has no period of its own */
+		result->unlimited |= next.unlimited;
+		result->quota = saturating_add(result->quota, next.quota);
+		return;
+	}
+	if (feature->kind == GN_KIND_METERED && !same_period(result, &next))
+		return;
+	result->unlimited |= next.unlimited;
+	result->soft |= next.soft;
+	result->quota = feature->fold == GN_FOLD_SUM ? saturating_add(result->quota, next.quota)
+												 : Max(result->quota, next.quota);
+}
+
+/* Subscriptions and add-ons first, then grants that add. */
+static bool
+fold_candidates(const GnFeature *feature, GnSetting *result, GnSource *source)
+{
+	static const GnSource sources[] = {GN_SOURCE_SUBSCRIPTION, GN_SOURCE_TENANT_ADD};
+
+	*result = (GnSetting){0};
+	for (size_t i = 0; i < lengthof(sources); i++)
+	{
+		for (const GnCandidate *c = feature->candidates; c; c = c->next)
+		{
+			if (c->source != sources[i] || !c->setting.enabled)
+				continue;
+			if (!result->enabled)
+				*source = c->source;
+			fold_candidate(feature, result, c);
+		}
+	}
+	return result->enabled;
+}
+
+GnDecision
+gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant)
+{
+	static const GnSource grants[] = {GN_SOURCE_USER_GRANT, GN_SOURCE_TENANT_GRANT};
+	const GnCandidate *candidate;
+	GnSetting folded;
+	GnSource source = GN_SOURCE_NONE;
+
+	if (feature == NULL)
+		return denied(GN_SOURCE_NONE, "unknown_feature");
+	if (tenant == GN_TENANT_UNKNOWN)
+		return denied(GN_SOURCE_NONE, "unknown_tenant");
+	if (tenant == GN_TENANT_NOT_ACTIVE)
+		return denied(GN_SOURCE_NONE, "tenant_suspended");
+	if (last_candidate(feature, GN_SOURCE_BLOCK))
+		return denied(GN_SOURCE_BLOCK, "blocked");
+	for (size_t i = 0; i < lengthof(grants); i++)
+	{
+		candidate = last_candidate(feature, grants[i]);
+		if (candidate)
+			return decided_by(feature, grants[i], &candidate->setting);
+	}
+	if (fold_candidates(feature, &folded, &source))
+		return decided_by(feature, source, &folded);
+	candidate = last_candidate(feature, GN_SOURCE_DEFAULT);
+	if (candidate)
+		return decided_by(feature, GN_SOURCE_DEFAULT, &candidate->setting);
+	return denied(GN_SOURCE_NONE, "not_included");
+}

@@ -1,0 +1,228 @@
+-- src/entitlement/tables.sql: the catalogue, who subscribes to what, exceptions, counters
+
+-- For usage_consume, which looks whether anything changed since it resolved.
+CREATE TYPE _grownext.entitlement_marker_change AS ();
+
+CREATE TYPE grownext.entitlement_state AS (
+    feature   text,
+    kind      text,
+    allowed   boolean,
+    value     jsonb,
+    used      bigint,
+    quota     bigint,
+    remaining bigint,
+    resets_at timestamptz,
+    source    text,
+    reason    text);
+CREATE TYPE grownext.usage_result AS (
+    allowed   boolean,
+    used      bigint,
+    quota     bigint,
+    remaining bigint,
+    resets_at timestamptz,
+    reason    text);
+
+-- What a catalogue, a bundle or a grant says about a feature, in the form the resolver
+-- reads. quota NULL with enabled: unlimited. Built by entitlement_value() alone.
+CREATE TYPE _grownext.entitlement_setting AS (
+    enabled        boolean,  -- false: takes the feature away
+    quota          bigint,   -- limit and metered
+    period         text,     -- metered: hour | day | week | month | year | never
+    billing_anchor boolean,  -- metered: periods count from the subscription's anchor, not the calendar
+    soft           boolean,  -- metered: counts beyond the quota instead of denying
+    value          jsonb);   -- config
+
+-- The catalogue -------------------------------------------------------------
+
+CREATE TABLE _grownext.entitlement_product (
+    product    text        NOT NULL COLLATE "C",
+    name       text        NOT NULL,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT entitlement_product_pkey PRIMARY KEY (product),
+    CONSTRAINT entitlement_product_product_chk CHECK (product ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    CONSTRAINT entitlement_product_name_chk CHECK (name <> '')
+);
+COMMENT ON TABLE _grownext.entitlement_product IS 'Products: groups of features that are sold together.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_product', '');
+
+-- Ids are dense from 0, given under the table's lock, for bitsets; so no sequence.
+CREATE TABLE _grownext.entitlement_feature (
+    id          int         NOT NULL,
+    feature     text        NOT NULL COLLATE "C",
+    product     text        NOT NULL COLLATE "C",
+    kind        text        NOT NULL,
+    fold        text        NOT NULL,
+    description text,
+    fallback    _grownext.entitlement_setting,
+    options     jsonb       NOT NULL DEFAULT '{}',
+    created_at  timestamptz NOT NULL,
+    updated_at  timestamptz NOT NULL,
+    CONSTRAINT entitlement_feature_pkey PRIMARY KEY (id),
+    CONSTRAINT entitlement_feature_feature_key UNIQUE (feature),
+    CONSTRAINT entitlement_feature_product_fkey FOREIGN KEY (product) REFERENCES _grownext.entitlement_product (product),
+    CONSTRAINT entitlement_feature_id_chk CHECK (id >= 0),
+    CONSTRAINT entitlement_feature_feature_chk CHECK (feature ~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' AND length(feature) <= 200),
+    CONSTRAINT entitlement_feature_kind_chk CHECK (kind IN ('boolean', 'limit', 'config', 'metered')),
+    CONSTRAINT entitlement_feature_fold_chk CHECK (fold = ANY (CASE kind
+        WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' ELSE '{max,sum}' END))
+);
+CREATE INDEX entitlement_feature_product_idx ON _grownext.entitlement_feature (product);
+COMMENT ON TABLE _grownext.entitlement_feature IS 'Features, of which the application asks.';
+COMMENT ON COLUMN _grownext.entitlement_feature.fallback IS 'What holds if nothing else decides; NULL: denied.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_feature', '');
+
+CREATE TABLE _grownext.entitlement_bundle (
+    bundle     text        NOT NULL COLLATE "C",
+    name       text        NOT NULL,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT entitlement_bundle_pkey PRIMARY KEY (bundle),
+    CONSTRAINT entitlement_bundle_bundle_chk CHECK (bundle ~ '^[a-z0-9][a-z0-9_.-]{0,62}$')
+);
+COMMENT ON TABLE _grownext.entitlement_bundle IS 'Bundles (plans, add-ons), of which a tenant subscribes to a version.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_bundle', '');
+
+-- Immutable: changed content is a new version.
+CREATE TABLE _grownext.entitlement_bundle_version (
+    id         int         NOT NULL,
+    bundle     text        NOT NULL COLLATE "C",
+    version    int         NOT NULL,
+    features   jsonb       NOT NULL,
+    grace      interval    NOT NULL DEFAULT '0',
+    created_at timestamptz NOT NULL,
+    CONSTRAINT entitlement_bundle_version_pkey PRIMARY KEY (id),
+    CONSTRAINT entitlement_bundle_version_key UNIQUE (bundle, version),
+    CONSTRAINT entitlement_bundle_version_bundle_fkey FOREIGN KEY (bundle) REFERENCES _grownext.entitlement_bundle (bundle)
+);
+COMMENT ON TABLE _grownext.entitlement_bundle_version IS 'Versions of bundles; features as they were defined.';
+COMMENT ON COLUMN _grownext.entitlement_bundle_version.grace IS 'How long a subscription stays live after it is paid through.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_bundle_version', '');
+
+CREATE TABLE _grownext.entitlement_bundle_feature (
+    version_id int NOT NULL,
+    feature_id int NOT NULL,
+    setting    _grownext.entitlement_setting NOT NULL,
+    CONSTRAINT entitlement_bundle_feature_pkey PRIMARY KEY (version_id, feature_id),
+    CONSTRAINT entitlement_bundle_feature_version_id_fkey FOREIGN KEY (version_id) REFERENCES _grownext.entitlement_bundle_version (id),
+    CONSTRAINT entitlement_bundle_feature_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id)
+);
+COMMENT ON TABLE _grownext.entitlement_bundle_feature IS 'What a version of a bundle says about each of its features.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_bundle_feature', '');
+
+-- Subscriptions -------------------------------------------------------------
+
+CREATE TABLE _grownext.entitlement_subscription (
+    id           uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id    uuid        NOT NULL,
+    external_id  text,
+    addon        boolean     NOT NULL DEFAULT false,
+    status       text        NOT NULL DEFAULT 'active',
+    anchor       timestamptz NOT NULL,
+    started_at   timestamptz NOT NULL,
+    trial_until  timestamptz,
+    paid_through timestamptz,
+    ended_at     timestamptz,
+    updated_at   timestamptz NOT NULL,
+    CONSTRAINT entitlement_subscription_pkey PRIMARY KEY (id),
+    CONSTRAINT entitlement_subscription_external_id_key UNIQUE (external_id),
+    CONSTRAINT entitlement_subscription_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES _grownext.tenant_tenant (id),
+    CONSTRAINT entitlement_subscription_external_id_chk CHECK (external_id <> ''),
+    CONSTRAINT entitlement_subscription_status_chk CHECK (status IN ('active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete'))
+);
+CREATE INDEX entitlement_subscription_tenant_id_idx ON _grownext.entitlement_subscription (tenant_id);
+COMMENT ON TABLE _grownext.entitlement_subscription IS 'Subscriptions of tenants to bundles.';
+COMMENT ON COLUMN _grownext.entitlement_subscription.ended_at IS 'May lie ahead: the subscription ends then. Final once it has passed.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_subscription', '');
+
+-- Valid time: a change is a new phase, now or at a period's end, so what was in force at
+-- any instant can be told and a scheduled change needs no job. tenant_id, anchor and
+-- live_until repeat or derive from the subscription: a check reads this table alone.
+CREATE TABLE _grownext.entitlement_phase (
+    subscription_id uuid        NOT NULL,
+    tenant_id       uuid        NOT NULL,
+    valid_from      timestamptz NOT NULL,
+    valid_until     timestamptz NOT NULL DEFAULT 'infinity',
+    version_id      int         NOT NULL,
+    quantity        int         NOT NULL,
+    live            boolean     NOT NULL,
+    live_until      timestamptz NOT NULL,
+    anchor          timestamptz NOT NULL,
+    addon           boolean     NOT NULL,
+    CONSTRAINT entitlement_phase_pkey PRIMARY KEY (subscription_id, valid_from),
+    CONSTRAINT entitlement_phase_subscription_id_fkey FOREIGN KEY (subscription_id) REFERENCES _grownext.entitlement_subscription (id) ON DELETE CASCADE,
+    CONSTRAINT entitlement_phase_version_id_fkey FOREIGN KEY (version_id) REFERENCES _grownext.entitlement_bundle_version (id),
+    CONSTRAINT entitlement_phase_quantity_chk CHECK (quantity > 0),
+    CONSTRAINT entitlement_phase_valid_chk CHECK (valid_from < valid_until)
+);
+CREATE INDEX entitlement_phase_tenant_id_idx ON _grownext.entitlement_phase (tenant_id);
+COMMENT ON TABLE _grownext.entitlement_phase IS 'Which version of a bundle a subscription means, in which quantity, from when until when.';
+COMMENT ON COLUMN _grownext.entitlement_phase.live IS 'Whether the status that the subscription has in this phase entitles.';
+COMMENT ON COLUMN _grownext.entitlement_phase.live_until IS 'The later of trial_until and paid_through plus grace; infinity with neither.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_phase', '');
+
+-- Exceptions ----------------------------------------------------------------
+
+CREATE TABLE _grownext.entitlement_override (
+    id          uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id   uuid        NOT NULL,
+    feature_id  int         NOT NULL,
+    user_id     uuid,
+    effect      text        NOT NULL,
+    setting     _grownext.entitlement_setting,
+    value       jsonb,
+    valid_from  timestamptz NOT NULL,
+    valid_until timestamptz NOT NULL DEFAULT 'infinity',
+    reason      text,
+    created_at  timestamptz NOT NULL,
+    created_by  text,
+    revoked_at  timestamptz,
+    CONSTRAINT entitlement_override_pkey PRIMARY KEY (id),
+    CONSTRAINT entitlement_override_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES _grownext.tenant_tenant (id),
+    CONSTRAINT entitlement_override_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id),
+    CONSTRAINT entitlement_override_user_id_fkey FOREIGN KEY (user_id) REFERENCES _grownext.account_user (id) ON DELETE CASCADE,
+    CONSTRAINT entitlement_override_effect_chk CHECK (effect IN ('set', 'add', 'block')),
+    CONSTRAINT entitlement_override_setting_chk CHECK ((effect = 'block') = (setting IS NULL)),
+    CONSTRAINT entitlement_override_user_id_chk CHECK (user_id IS NULL OR effect = 'set'),
+    CONSTRAINT entitlement_override_valid_chk CHECK (valid_from <= valid_until)
+);
+CREATE INDEX entitlement_override_tenant_id_idx ON _grownext.entitlement_override (tenant_id, feature_id);
+CREATE INDEX entitlement_override_user_id_idx ON _grownext.entitlement_override (user_id) WHERE user_id IS NOT NULL;
+COMMENT ON TABLE _grownext.entitlement_override IS 'Grants to single tenants or users, and blocks. A revoked one stays, ended.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_override', '');
+
+-- Metering ------------------------------------------------------------------
+
+-- One row per period: a reset is a new row, and the old ones are the history. Half-full
+-- pages and no index on what changes keep each consume a heap-only update.
+CREATE TABLE _grownext.entitlement_usage (
+    tenant_id    uuid        NOT NULL,
+    feature_id   int         NOT NULL,
+    period       text        NOT NULL,
+    period_start timestamptz NOT NULL,
+    period_end   timestamptz NOT NULL,
+    used         bigint      NOT NULL,
+    quota        bigint,
+    CONSTRAINT entitlement_usage_pkey PRIMARY KEY (tenant_id, feature_id, period_start, period),
+    CONSTRAINT entitlement_usage_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES _grownext.tenant_tenant (id),
+    CONSTRAINT entitlement_usage_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id),
+    CONSTRAINT entitlement_usage_used_chk CHECK (used >= 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _grownext.entitlement_usage IS 'What a tenant used of a metered feature in a period.';
+COMMENT ON COLUMN _grownext.entitlement_usage.quota IS 'The quota that the last consume went by; NULL: unlimited.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage', '');
+
+-- First answers by idempotency key, kept for 30 days. No foreign keys: each would lock
+-- the tenant's and the feature's row at every keyed consume.
+CREATE TABLE _grownext.entitlement_usage_key (
+    tenant_id       uuid        NOT NULL,
+    operation       text        NOT NULL,
+    idempotency_key text        NOT NULL COLLATE "C",
+    feature_id      int         NOT NULL,
+    amount          bigint      NOT NULL,
+    result          grownext.usage_result,
+    created_at      timestamptz NOT NULL,
+    CONSTRAINT entitlement_usage_key_pkey PRIMARY KEY (tenant_id, operation, idempotency_key),
+    CONSTRAINT entitlement_usage_key_operation_chk CHECK (operation IN ('consume', 'return'))
+);
+CREATE INDEX entitlement_usage_key_created_at_idx ON _grownext.entitlement_usage_key (created_at);
+COMMENT ON TABLE _grownext.entitlement_usage_key IS 'Answers to consumes and returns that carried an idempotency key.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_key', '');
