@@ -260,7 +260,7 @@ pg_attribute_noreturn() raise_unopened(const GnMasterKey *master, const char *pu
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("sealed value \"%s\" is damaged", purpose),
-			 errhint("Restore its row from a backup, or store the secret again.")));
+			 errhint("Restore its row from a backup, or drop it and store it again.")));
 }
 
 uint8 *

@@ -25,7 +25,7 @@ static const char known_input[] =
 static GnJwkSet set;
 
 static void
-check_token(const char *text, size_t size)
+probe_token(const char *text, size_t size)
 {
 	char *token = palloc(size); /* exactly as long: one byte more is found */
 	GnJws jws;
@@ -48,7 +48,7 @@ check_token(const char *text, size_t size)
 }
 
 static void
-check_claims(const uint8_t *data, size_t size)
+probe_claims(const uint8_t *data, size_t size)
 {
 	GnClaimRules rules = {.issuer = "i",
 						  .audience = "a",
@@ -78,8 +78,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (set.count == 0)
 		assert(gn_jwk_set_parse(&set, key_text, strlen(key_text)) == NULL);
-	check_token((const char *) data, size);
-	check_claims(data, size);
+	probe_token((const char *) data, size);
+	probe_claims(data, size);
 	if (split)
 	{
 		size_t first = (size_t) (split - data);
@@ -90,7 +90,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		token[len++] = '.';
 		len += gn_base64url_encode(split + 1, second, token + len);
 		memcpy(token + len, ".AA", 3);
-		check_token(token, len + 3);
+		probe_token(token, len + 3);
 	}
 	stub_reset();
 	return 0;
