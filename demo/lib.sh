@@ -50,8 +50,9 @@ fi
 passed=0
 failed=0
 
-chapter() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
-say() { printf '%s\n' "$*" | fold -s -w 88; }
+chapter() { printf '\n%s== %s%s%s  (%d s)%s\n' "$bold" "$*" "$plain" "$dim" $((SECONDS - started)) "$plain"; }
+# say LINE...: prose; an empty line is an empty line
+say() { printf '%s\n' "$@" | fold -s -w 88 | sed -e 's/ *$//'; }
 
 # claim TEXT GOT WANTED: one line of proof
 claim()
@@ -89,7 +90,13 @@ show()
 	shift
 	text=$(cat)
 	printf '%s\n' "$text" | sed -e "s/^/${dim}${role#acme_}>${plain} /"
-	printf '%s\n' "$text" | psql_as "$role" -P pager=off -P footer=off "$@" 2>&1 | sed -e 's/^/    /'
+	printf '%s\n' "$text" | psql_as "$role" -P pager=off -P footer=off "$@" 2>&1 | without_void | sed -e 's/^/    /'
+}
+
+# Drops results that say nothing: one column, one row, no text
+without_void()
+{
+	awk 'BEGIN { RS = ""; FS = "\n" } !(NF == 3 && $2 ~ /^-+$/ && $3 ~ /^ *$/) && !(NF == 2 && $2 ~ /^-+$/) { print $0 "\n" }'
 }
 
 # ask ROLE SQL [psql options]: one value, silently

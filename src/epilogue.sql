@@ -77,7 +77,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.status(), grownext.workers() TO grownext_admin, grownext_monitor;
 
 -- queue: enqueue and its like go to other roles by queue_grant()
-GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker;
+GRANT USAGE ON TYPE grownext.job TO grownext_admin, grownext_service, grownext_worker, grownext_user;
 GRANT USAGE ON TYPE grownext.job_state, grownext.queue_state TO grownext_admin, grownext_service, grownext_worker, grownext_monitor;
 GRANT EXECUTE ON FUNCTION grownext.current_job()
     TO grownext_admin, grownext_service, grownext_worker, grownext_user;
@@ -113,7 +113,7 @@ GRANT SELECT ON grownext.tenant, grownext.member, grownext.role
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 -- called in views, with the reader's rights
 GRANT EXECUTE ON FUNCTION
-    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_role_permissions(uuid, text)
+    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_builtin_permissions(text)
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- entitlement
@@ -179,6 +179,30 @@ GRANT EXECUTE ON FUNCTION grownext.session_revoke(uuid, text), grownext.session_
     TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
+-- audit
+GRANT EXECUTE ON FUNCTION
+    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
+    grownext.audit_append_many(jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
+-- a view's functions are called with its reader's rights
+GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    _grownext.audit_visible(),
+    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
+    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
+-- billing
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_provider_define(text, text, jsonb),
+    grownext.billing_price_map(text, text, text, jsonb)
+    TO grownext_admin;
+GRANT EXECUTE ON FUNCTION
+    grownext.billing_customer_link(text, text, uuid),
+    grownext.billing_replay(text, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.billing_webhook(text, jsonb, bytea) TO grownext_service;
+GRANT SELECT ON grownext.billing_event TO grownext_admin, grownext_service;
+
 -- Last: roles that hold a capability get what is new, and every backend looks at
 -- the version of the SQL again.
 DO $$
@@ -191,15 +215,3 @@ BEGIN
 END
 $$;
 SELECT _grownext.core_touch('core_marker_extension');
-
--- audit
-GRANT EXECUTE ON FUNCTION
-    grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),
-    grownext.audit_append_many(jsonb)
-    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_user;
--- a view's functions are called with its reader's rights
-GRANT SELECT ON grownext.audit_event TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
-GRANT EXECUTE ON FUNCTION
-    _grownext.audit_visible(),
-    grownext.audit_search(jsonb, timestamptz, timestamptz, text, int, uuid)
-    TO grownext_admin, grownext_service, grownext_auditor, grownext_user;

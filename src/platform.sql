@@ -8,6 +8,8 @@ CREATE OR REPLACE FUNCTION grownext.setup(issuer text, audiences text[], options
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY SELECT * FROM _grownext.core_setup(issuer, audiences, options);
+    RETURN QUERY SELECT * FROM _grownext.crypto_setup(issuer, audiences, options);
+    RETURN QUERY SELECT * FROM _grownext.jwt_setup(issuer, audiences, options);
     PERFORM _grownext.audit_write('platform.setup', 'database:' || current_database(), NULL, NULL,
         jsonb_build_object('issuer', issuer, 'audiences', audiences, 'options', options));
 END
@@ -17,8 +19,13 @@ COMMENT ON FUNCTION grownext.setup(text, text[], jsonb) IS 'Sets this database u
 CREATE OR REPLACE FUNCTION grownext.status() RETURNS SETOF grownext.status_item
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM _grownext.core_status()
+    UNION ALL SELECT * FROM _grownext.crypto_status()
+    UNION ALL SELECT * FROM _grownext.queue_status()
+    UNION ALL SELECT * FROM _grownext.audit_status()
+    UNION ALL SELECT * FROM _grownext.jwt_status()
     UNION ALL SELECT * FROM _grownext.tenant_status()
-    UNION ALL SELECT * FROM _grownext.entitlement_status();
+    UNION ALL SELECT * FROM _grownext.entitlement_status()
+    UNION ALL SELECT * FROM _grownext.billing_status();
 $$;
 COMMENT ON FUNCTION grownext.status() IS 'What works, what is degraded and how to mend it; read-only, on a standby too.';
 

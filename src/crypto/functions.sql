@@ -37,7 +37,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO key FROM _grownext.crypto_master_key_adopt();
-    RETURN NEXT ROW('master key', CASE WHEN key.adopted THEN 'done' ELSE 'unchanged' END, NULL)::grownext.setup_step;
+    RETURN NEXT ROW('master key', CASE WHEN key.adopted THEN 'created' ELSE 'unchanged' END, NULL)::grownext.setup_step;
 END
 $$;
 COMMENT ON FUNCTION _grownext.crypto_setup(text, text[], jsonb) IS 'Makes the master key known to this database.';

@@ -83,7 +83,7 @@ $$;
 COMMENT ON FUNCTION _grownext.entitlement_value(_grownext.entitlement_feature, jsonb) IS 'Reads what is said about a feature; raises if it does not fit the feature''s kind.';
 
 CREATE OR REPLACE FUNCTION _grownext.entitlement_period(period text, anchor timestamptz, time_zone text, at timestamptz) RETURNS timestamptz[]
-LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_period';
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_period';
 COMMENT ON FUNCTION _grownext.entitlement_period(text, timestamptz, text, timestamptz) IS 'Start and end of the period that contains an instant; a NULL anchor means the calendar.';
 
 -- A feature that must exist.

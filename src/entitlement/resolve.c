@@ -83,7 +83,7 @@ decided_by(const GnFeature *feature, GnSource source, const GnSetting *setting)
 	GnDecision decision = {.source = source, .setting = *setting, .decided = true};
 
 	if (!setting->enabled)
-		decision.reason = "not_included";
+		decision.reason = source == GN_SOURCE_DEFAULT ? "not_included" : "taken_away";
 	else if (counts && !setting->unlimited && setting->quota == 0 && !setting->soft)
 		decision.reason = feature->kind == GN_KIND_METERED ? "quota_exceeded" : "limit_is_zero";
 	else

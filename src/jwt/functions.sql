@@ -200,7 +200,7 @@ BEGIN
             'Give the server a master key, then run setup() again.')::grownext.setup_step;
     ELSE
         PERFORM grownext.key_rotate('access');
-        RETURN NEXT ROW('signing key', 'done', NULL)::grownext.setup_step;
+        RETURN NEXT ROW('signing key', 'created', NULL)::grownext.setup_step;
     END IF;
 END
 $$;

@@ -359,38 +359,36 @@ $$;
 COMMENT ON FUNCTION _grownext.queue_check_right(text) IS 'Raises unless the text names a right on a queue.';
 
 -- What a role with rights on any queue must be able to call; which queue it may name
--- is for these functions to judge.
+-- is for these functions to judge. What a role has from elsewhere (the epilogue, a
+-- capability) is not ours to take.
 CREATE OR REPLACE FUNCTION _grownext.queue_apply_grants(role_name name) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    may_enqueue CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
-        WHERE g.role_name = queue_apply_grants.role_name AND g.right_name = 'enqueue');
-    may_work CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
-        WHERE g.role_name = queue_apply_grants.role_name AND g.right_name = 'work');
-    may_any CONSTANT boolean := EXISTS (SELECT FROM _grownext.queue_grant AS g
+    held CONSTANT text[] := ARRAY(SELECT g.right_name FROM _grownext.queue_grant AS g
         WHERE g.role_name = queue_apply_grants.role_name);
     call record;
 BEGIN
-    IF may_any THEN
+    IF role_name IN ('grownext_admin', 'grownext_service')
+       OR EXISTS (SELECT FROM _grownext.core_capability AS c
+                   WHERE c.role_name = queue_apply_grants.role_name AND c.capability IN ('admin', 'service')) THEN
+        RETURN;
+    END IF;
+    IF cardinality(held) > 0 THEN
         EXECUTE format('GRANT USAGE ON SCHEMA grownext TO %I', role_name);
     END IF;
+    IF 'work' = ANY (held) THEN
+        EXECUTE format('GRANT USAGE ON TYPE grownext.job TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION grownext.current_job() TO %I', role_name);
+    END IF;
     FOR call IN
-        SELECT p.oid::regprocedure AS signature,
-               CASE WHEN p.proname IN ('enqueue', 'enqueue_many') THEN may_enqueue
-                    WHEN p.proname = 'queue_handle' THEN may_work ELSE may_any END AS allowed
-          FROM pg_proc AS p
-         WHERE p.pronamespace = 'grownext'::regnamespace
-           AND p.proname IN ('enqueue', 'enqueue_many', 'queue_handle', 'job_get', 'job_cancel')
+        SELECT p.oid::regprocedure AS signature, held && n.needs AS allowed
+          FROM (VALUES ('enqueue', ARRAY['enqueue']), ('enqueue_many', ARRAY['enqueue']), ('queue_handle', ARRAY['work']),
+                       ('job_get', ARRAY['enqueue', 'work']), ('job_cancel', ARRAY['enqueue', 'work'])) AS n (name, needs)
+          JOIN pg_proc AS p ON p.proname = n.name AND p.pronamespace = 'grownext'::regnamespace
     LOOP
         -- signatures come quoted from the catalogue
-        IF call.allowed THEN
-            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', call.signature, role_name);
-        -- what the epilogue or a capability gives is not taken
-        ELSIF role_name NOT IN ('grownext_admin', 'grownext_service')
-              AND NOT EXISTS (SELECT FROM _grownext.core_capability AS c
-                           WHERE c.role_name = queue_apply_grants.role_name AND c.capability IN ('service', 'admin')) THEN
-            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM %I', call.signature, role_name);
-        END IF;
+        EXECUTE format(CASE WHEN call.allowed THEN 'GRANT EXECUTE ON FUNCTION %s TO %I'
+                            ELSE 'REVOKE EXECUTE ON FUNCTION %s FROM %I' END, call.signature, role_name);
     END LOOP;
 END
 $$;

@@ -30,25 +30,34 @@ COMMENT ON FUNCTION _grownext.tenant_time_zone(text) IS 'A time zone''s name as 
 CREATE OR REPLACE FUNCTION _grownext.tenant_check(slug text, name text, external_id text, attributes jsonb, time_zone text, region text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    problem text := CASE
-        WHEN slug !~ '^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$' OR slug ~ '^xn--' THEN format('slug "%s" is not valid', slug)
-        WHEN _grownext.tenant_slug_reserved(slug) THEN format('slug "%s" is reserved', slug)
-        WHEN name = '' THEN 'name must not be empty'
-        WHEN external_id = '' THEN 'external_id must not be empty'
-        WHEN jsonb_typeof(attributes) <> 'object' THEN 'attributes must be a JSON object'
-        WHEN region !~ '^[a-z0-9][a-z0-9-]{0,62}$' THEN format('region "%s" is not valid', region)
-        WHEN time_zone IS NOT NULL AND _grownext.tenant_time_zone(time_zone) IS NULL THEN format('time zone "%s" does not exist', time_zone)
-    END;
+    problem text;
+    hint text;
 BEGIN
-    IF problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem,
-            HINT = CASE
-                WHEN problem LIKE 'slug%valid' THEN 'A slug has 3 to 63 characters of a-z, 0-9 and "-", and neither begins nor ends with "-".'
-                WHEN problem LIKE 'slug%reserved' THEN 'Choose another: it collides with a host name in common use.'
-                WHEN problem LIKE 'region%' THEN 'A region has up to 63 characters of a-z, 0-9 and "-", such as "eu-central".'
-                WHEN problem LIKE 'time zone%' THEN 'SELECT name FROM pg_timezone_names;'
-                ELSE '' END;
+    IF slug !~ '^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$' OR slug ~ '^xn--' THEN
+        problem := format('slug "%s" is not valid', slug);
+        hint := 'A slug has 3 to 63 characters of a-z, 0-9 and "-", and neither begins nor ends with "-".';
+    ELSIF _grownext.tenant_slug_reserved(slug) THEN
+        problem := format('slug "%s" is reserved', slug);
+        hint := 'Choose another: it collides with a host name in common use.';
+    ELSIF name = '' THEN
+        problem := 'name must not be empty';
+        hint := 'Pass the name that people read.';
+    ELSIF external_id = '' THEN
+        problem := 'external_id must not be empty';
+        hint := 'Pass the id that another system has for the tenant, or NULL.';
+    ELSIF jsonb_typeof(attributes) <> 'object' THEN
+        problem := 'attributes must be a JSON object';
+        hint := 'Such as {"tier": "gold"}.';
+    ELSIF region !~ '^[a-z0-9][a-z0-9-]{0,62}$' THEN
+        problem := format('region "%s" is not valid', region);
+        hint := 'A region has up to 63 characters of a-z, 0-9 and "-", such as "eu-central".';
+    ELSIF time_zone IS NOT NULL AND _grownext.tenant_time_zone(time_zone) IS NULL THEN
+        problem := format('time zone "%s" does not exist', time_zone);
+        hint := 'SELECT name FROM pg_timezone_names;';
+    ELSE
+        RETURN;
     END IF;
+    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem, HINT = hint;
 END
 $$;
 COMMENT ON FUNCTION _grownext.tenant_check(text, text, text, jsonb, text, text) IS 'Raises on properties that no tenant may have.';
@@ -252,6 +261,15 @@ COMMENT ON FUNCTION grownext.tenant_resume(uuid) IS 'Ends a suspension.';
 
 -- Roles ----------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION _grownext.tenant_builtin_permissions(role text) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE role
+        WHEN 'owner' THEN '{*}'::pg_catalog.text[]
+        WHEN 'admin' THEN '{tenant.update,members.*,usage.read,audit.read,api_keys.*}'
+        WHEN 'member' THEN '{}' END;
+$$;
+COMMENT ON FUNCTION _grownext.tenant_builtin_permissions(text) IS 'Permissions of a role that needs no definition; NULL for any other.';
+
 -- A tenant's own definition, else the one for all tenants, else the built-in one. NULL:
 -- there is no such role. Inlined into has_permission(): no SET clause, all names qualified.
 CREATE OR REPLACE FUNCTION _grownext.tenant_role_permissions(tenant_id uuid, role text) RETURNS text[]
@@ -261,10 +279,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
           WHERE r.role = tenant_role_permissions.role AND r.tenant_id = tenant_role_permissions.tenant_id),
         (SELECT r.permissions FROM _grownext.tenant_role AS r
           WHERE r.role = tenant_role_permissions.role AND r.tenant_id IS NULL),
-        CASE tenant_role_permissions.role
-            WHEN 'owner' THEN '{*}'::pg_catalog.text[]
-            WHEN 'admin' THEN '{tenant.update,members.*,usage.read,audit.read,api_keys.*}'
-            WHEN 'member' THEN '{}' END);
+        _grownext.tenant_builtin_permissions(role));
 $$;
 COMMENT ON FUNCTION _grownext.tenant_role_permissions(uuid, text) IS 'Permissions of a role in a tenant; NULL if there is no such role.';
 
@@ -465,7 +480,7 @@ CREATE OR REPLACE VIEW grownext.role WITH (security_barrier) AS
       FROM _grownext.tenant_role AS r
      WHERE r.tenant_id IS NULL OR r.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all())
     UNION ALL
-    SELECT NULL, b.role, _grownext.tenant_role_permissions(NULL, b.role), true
+    SELECT NULL, b.role, _grownext.tenant_builtin_permissions(b.role), true
       FROM (VALUES ('owner'), ('admin'), ('member')) AS b (role)
      WHERE NOT EXISTS (SELECT FROM _grownext.tenant_role AS r WHERE r.tenant_id IS NULL AND r.role = b.role);
 COMMENT ON VIEW grownext.role IS 'Roles: built in, for all tenants (tenant_id null) and of single tenants, the own one''s without the rights of a service.';
