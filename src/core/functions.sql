@@ -381,9 +381,12 @@ COMMENT ON FUNCTION _grownext.core_setup(text, text[], jsonb) IS 'Core''s part o
 CREATE OR REPLACE FUNCTION _grownext.core_tick(at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE _grownext.core_identity AS i SET timeline = s.timeline, database_name = current_database()
-      FROM _grownext.core_server_identity() AS s
-     WHERE i.timeline <> s.timeline OR i.database_name <> current_database();
+    -- looks first: statement triggers fire for no rows too, and this one calls for another pass
+    IF EXISTS (SELECT FROM _grownext.core_identity AS i, _grownext.core_server_identity() AS s
+                WHERE i.timeline <> s.timeline OR i.database_name <> current_database()) THEN
+        UPDATE _grownext.core_identity AS i SET timeline = s.timeline, database_name = current_database()
+          FROM _grownext.core_server_identity() AS s;
+    END IF;
     RETURN NULL;
 END
 $$;
