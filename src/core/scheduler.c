@@ -252,6 +252,17 @@ time_to_sleep(void)
 	return sleep;
 }
 
+/* Somebody changed something that matters: every duty is due, whatever went wrong before. */
+static void
+expect_all(void)
+{
+	for (int i = 0; i < duty_count; i++)
+	{
+		duties[i].due = 0;
+		duties[i].failures = 0;
+	}
+}
+
 void
 gn_scheduler_main(Datum main_arg)
 {
@@ -270,8 +281,12 @@ gn_scheduler_main(Datum main_arg)
 	{
 		if (gn_worker_must_leave())
 			gn_worker_leave(GN_VERDICT_UNKNOWN);
-		if (gn_worker_changed() && (verdict = gn_worker_judge()) != GN_VERDICT_ARMED)
-			gn_worker_leave(verdict);
+		if (gn_worker_changed())
+		{
+			if ((verdict = gn_worker_judge()) != GN_VERDICT_ARMED)
+				gn_worker_leave(verdict);
+			expect_all();
+		}
 		pg_atomic_write_u32(&gn_my_slot->state, GN_SLOT_BUSY);
 		gn_worker_reap();
 		run_pass();
