@@ -133,7 +133,7 @@ $node->safe_psql('postgres', 'SELECT pg_switch_wal()');
 $node->safe_psql('one', 'SELECT pg_create_restore_point($$later$$)');
 my $rewound = PostgreSQL::Test::Cluster->new('rewound');
 $rewound->init_from_backup($node, 'pitr', has_restoring => 1, standby => 0);
-$rewound->append_conf('postgresql.conf', "recovery_target_name = 'before'\nrecovery_target_action = promote\n");
+$rewound->append_conf('postgresql.conf', "recovery_target_name = 'before'\nrecovery_target_timeline = 'current'\nrecovery_target_action = promote\n");
 $node->stop;
 $rewound->start;
 $rewound->poll_query_until('one', 'SELECT NOT pg_is_in_recovery()');
