@@ -1,5 +1,16 @@
 -- src/account/functions.sql: users come, change and go
 
+-- Checked before the table does, whose error would repeat the row.
+CREATE OR REPLACE FUNCTION _grownext.account_check_email(email text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF email !~ '^[^@[:space:]]+@[^@[:space:]]+$' OR length(email) > 320 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'that is not an email address';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.account_check_email(text) IS 'Raises unless it is an email address or NULL.';
+
 -- An application that has users already keeps their ids (id) or names (external_id);
 -- to say the same again is no error and changes nothing, so imports may be repeated.
 CREATE OR REPLACE FUNCTION grownext.user_create(email text, name text DEFAULT NULL, id uuid DEFAULT NULL, external_id text DEFAULT NULL, attributes jsonb DEFAULT '{}') RETURNS uuid
@@ -12,6 +23,10 @@ BEGIN
     IF email IS NULL AND id IS NULL AND external_id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'a user needs an email address, an id or an external id';
+    END IF;
+    PERFORM _grownext.account_check_email(user_create.email);
+    IF jsonb_typeof(user_create.attributes) <> 'object' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'attributes must be a JSON object';
     END IF;
     INSERT INTO _grownext.account_user (id, email, name, external_id, attributes, created_at, updated_at)
     VALUES (coalesce(user_create.id, gen_random_uuid()), user_create.email, user_create.name, user_create.external_id,
@@ -53,6 +68,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'email, name and external_id must be strings or null';
     END IF;
+    PERFORM _grownext.account_check_email(changes ->> 'email');
     BEGIN
         UPDATE _grownext.account_user AS u
            SET email = CASE WHEN changes ? 'email' THEN changes ->> 'email' ELSE u.email END,

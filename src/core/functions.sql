@@ -5,6 +5,10 @@ CREATE OR REPLACE FUNCTION _grownext.core_invalidate() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'gn_core_invalidate';
 COMMENT ON FUNCTION _grownext.core_invalidate() IS 'Trigger: invalidates per-backend caches that depend on the markers named as its arguments.';
 
+CREATE OR REPLACE FUNCTION _grownext.core_load() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'gn_core_load';
+COMMENT ON FUNCTION _grownext.core_load() IS 'Trigger: lets pg_restore load rows in any order, without checks and side effects.';
+
 CREATE OR REPLACE FUNCTION _grownext.core_touch(marker text) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_core_touch';
 COMMENT ON FUNCTION _grownext.core_touch(text) IS 'Invalidates per-backend caches that depend on a marker.';

@@ -1,4 +1,5 @@
-/* src/crypto/crypto.h -- sealing under the master key, stored secrets, digests, memory that forgets */
+/* src/crypto/crypto.h -- sealing under the master key, stored secrets, digests, memory
+ * that forgets */
 #ifndef GN_CRYPTO_H
 #define GN_CRYPTO_H
 
@@ -13,11 +14,11 @@ extern const GnComponent gn_crypto_component;
 
 /* Primitives; they raise only when libcrypto itself fails. */
 extern void gn_sha256(const void *data, size_t len, uint8 digest[GN_SHA256_SIZE]);
-extern void gn_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
-						   uint8 mac[GN_SHA256_SIZE]);
-extern void gn_hkdf_sha256(const void *secret, size_t secret_len, const void *salt,
-						   size_t salt_len, const void *info, size_t info_len, uint8 *out,
-						   size_t out_len);
+extern void gn_hmac_sha256(const void *key, size_t key_len, const void *data,
+						   size_t len, uint8 mac[GN_SHA256_SIZE]);
+extern void
+gn_hkdf_sha256(const void *secret, size_t secret_len, const void *salt, size_t salt_len,
+			   const void *info, size_t info_len, uint8 *out, size_t out_len);
 extern void gn_random(void *out, size_t len);
 extern bool gn_equal(const void *a, const void *b, size_t len); /* in constant time */
 
@@ -30,9 +31,9 @@ extern void gn_cleanse(void *data, size_t len);
  * same purpose only. Raises NX017 when there is no master key, or another one
  * than this database was sealed with.
  */
-extern bytea *gn_seal(const char *purpose, const void *plain, size_t len);
+extern struct varlena *gn_seal(const char *purpose, const void *plain, size_t len);
 /* The plaintext, from gn_secret_alloc. Raises NX017, or data_corrupted. */
-extern uint8 *gn_open(const char *purpose, const bytea *sealed, size_t *len);
+extern uint8 *gn_open(const char *purpose, const struct varlena *sealed, size_t *len);
 
 /* A random key of this database, made and sealed at first use, for deriving others. */
 extern void gn_root_key(const char *name, uint8 key[GN_KEY_SIZE]);

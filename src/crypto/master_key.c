@@ -67,7 +67,8 @@ open_keyring(void)
 {
 	if (keyring)
 		return true;
-	keyring = mmap(NULL, sizeof(Keyring), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	keyring = mmap(NULL, sizeof(Keyring), PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (keyring == MAP_FAILED)
 	{
 		keyring = NULL;
@@ -132,7 +133,10 @@ static bool
 valid_id(const char *id, size_t len)
 {
 	return len >= 1 && len <= GN_MASTER_KEY_ID_MAX &&
-		   strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-") >= len;
+		   strspn(
+			   id,
+			   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-") >=
+			   len;
 }
 
 /* Fills the ring from its text; NULL, or what is wrong with the numbered line. */
@@ -181,12 +185,14 @@ creation_hint(void)
 {
 	return pstrdup(
 		"As the server's operating system user: "
-		"(umask 077; echo \"k1:$(openssl rand -base64 32)\" > /etc/grownext/master.key); then: "
+		"(umask 077; echo \"k1:$(openssl rand -base64 32)\" > "
+		"/etc/grownext/master.key); then: "
 		"ALTER SYSTEM SET grownext.master_key_file = '/etc/grownext/master.key'; "
 		"SELECT pg_reload_conf(); Keep a copy apart from the database's backups.");
 }
 
-/* As the server checks its TLS key: its own with nothing for others, or root's with group at most reading. */
+/* As the server checks its TLS key: its own with nothing for others, or root's with
+ * group at most reading. */
 static const char *
 refuse_file(const struct stat *st, const char *path, char **hint)
 {
@@ -217,10 +223,12 @@ refuse_file(const struct stat *st, const char *path, char **hint)
 static bool
 same_file(const struct stat *a, const struct stat *b)
 {
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-		   a->st_mode == b->st_mode && a->st_uid == b->st_uid &&
-		   a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-		   a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino &&
+		   a->st_size == b->st_size && a->st_mode == b->st_mode &&
+		   a->st_uid == b->st_uid && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+		   a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+		   a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
+		   a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
 static void
@@ -247,11 +255,14 @@ load_key_file(const char *path, GnMasterKeyProblem *problem)
 		int open_errno = errno;
 
 		forget_keys();
-		report_file(problem, path, strerror(open_errno),
-					open_errno == ENOENT
-						? psprintf("Put the key file back from its backup; never a new key in its "
-								   "place, unless nothing was ever sealed here.")
-						: psprintf("chown %d '%s' && chmod 600 '%s'", (int) geteuid(), path, path));
+		report_file(
+			problem, path, strerror(open_errno),
+			open_errno == ENOENT
+				? psprintf(
+					  "Put the key file back from its backup; never a new key in its "
+					  "place, unless nothing was ever sealed here.")
+				: psprintf("chown %d '%s' && chmod 600 '%s'", (int) geteuid(), path,
+						   path));
 		return;
 	}
 	if (fstat(fd, &st) == 0 && key_count > 0 && !loaded_from_command &&
@@ -274,8 +285,11 @@ load_key_file(const char *path, GnMasterKeyProblem *problem)
 	if (why)
 	{
 		forget_keys();
-		report_file(problem, path, line_number ? psprintf("line %d: %s", line_number, why) : why,
-					hint ? hint : psprintf("Write one line of id:base64 per key; openssl rand -base64 32 makes 32 bytes."));
+		report_file(problem, path,
+					line_number ? psprintf("line %d: %s", line_number, why) : why,
+					hint ? hint
+						 : psprintf("Write one line of id:base64 per key; openssl rand "
+									"-base64 32 makes 32 bytes."));
 		return;
 	}
 	strlcpy(loaded_path, path, sizeof(loaded_path));
@@ -308,9 +322,12 @@ run_command(void)
 	if (why)
 	{
 		forget_keys();
-		ereport(WARNING, (errcode(GN_ERRCODE_MASTER_KEY_MISSING),
-						  errmsg("grownext.master_key_command gave no master key: %s", why),
-						  errhint("It must print lines of id:base64; it runs once, at server start.")));
+		ereport(
+			WARNING,
+			(errcode(GN_ERRCODE_MASTER_KEY_MISSING),
+			 errmsg("grownext.master_key_command gave no master key: %s", why),
+			 errhint(
+				 "It must print lines of id:base64; it runs once, at server start.")));
 		return;
 	}
 	loaded_from_command = true;
@@ -327,14 +344,17 @@ gn_master_keys(const GnMasterKey **keys, GnMasterKeyProblem *problem)
 		forget_keys();
 		if (master_key_command && *master_key_command)
 		{
-			problem->message = pstrdup("grownext.master_key_command gave no master key");
+			problem->message =
+				pstrdup("grownext.master_key_command gave no master key");
 			problem->detail = pstrdup(
-				gn_preloaded ? "It ran at server start and failed; the server log says why."
-							 : "It runs at server start, and the library was not preloaded.");
+				gn_preloaded
+					? "It ran at server start and failed; the server log says why."
+					: "It runs at server start, and the library was not preloaded.");
 			problem->hint = pstrdup(
-				gn_preloaded ? "Mend the command and restart the server."
-							 : "Set shared_preload_libraries = 'grownext' and restart, or use "
-							   "grownext.master_key_file.");
+				gn_preloaded
+					? "Mend the command and restart the server."
+					: "Set shared_preload_libraries = 'grownext' and restart, or use "
+					  "grownext.master_key_file.");
 		}
 		else
 		{
@@ -364,8 +384,9 @@ gn_master_key_source(void)
 {
 	if (master_key_file && *master_key_file)
 		return psprintf("file \"%s\"", master_key_file);
-	return pstrdup(master_key_command && *master_key_command ? "grownext.master_key_command"
-															 : "nowhere");
+	return pstrdup(master_key_command && *master_key_command
+					   ? "grownext.master_key_command"
+					   : "nowhere");
 }
 
 bool
@@ -382,27 +403,28 @@ gn_master_key_check(const GnMasterKey *key, uint8 check[GN_MASTER_KEY_CHECK_SIZE
 {
 	static const char info[] = "grownext master key check 1";
 
-	gn_hkdf_sha256(key->bytes, sizeof(key->bytes), NULL, 0, info, sizeof(info) - 1, check,
-				   GN_MASTER_KEY_CHECK_SIZE);
+	gn_hkdf_sha256(key->bytes, sizeof(key->bytes), NULL, 0, info, sizeof(info) - 1,
+				   check, GN_MASTER_KEY_CHECK_SIZE);
 }
 
 void
 gn_master_key_define(void)
 {
 	/* A session cannot set them: who chooses the key reads every secret. */
-	DefineCustomStringVariable("grownext.master_key_command",
-							   "Command that prints the master keys; it runs once, at server start.",
-							   "Lines of id:base64, the current key first. Works under "
-							   "shared_preload_libraries only.",
-							   &master_key_command, "",
-							   process_shared_preload_libraries_in_progress ? PGC_POSTMASTER
-																			: PGC_SIGHUP,
-							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
-	DefineCustomStringVariable("grownext.master_key_file",
-							   "File with the master keys that seal secrets and private keys.",
-							   "Lines of id:base64, the current key first; mode 0600.",
-							   &master_key_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   check_file_setting, NULL, NULL);
-	if (process_shared_preload_libraries_in_progress && *master_key_command && !*master_key_file)
+	DefineCustomStringVariable(
+		"grownext.master_key_command",
+		"Command that prints the master keys; it runs once, at server start.",
+		"Lines of id:base64, the current key first. Works under "
+		"shared_preload_libraries only.",
+		&master_key_command, "",
+		process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
+		GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable(
+		"grownext.master_key_file",
+		"File with the master keys that seal secrets and private keys.",
+		"Lines of id:base64, the current key first; mode 0600.", &master_key_file, "",
+		PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_file_setting, NULL, NULL);
+	if (process_shared_preload_libraries_in_progress && *master_key_command &&
+		!*master_key_file)
 		run_command();
 }

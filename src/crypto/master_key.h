@@ -25,7 +25,8 @@ typedef struct GnMasterKeyProblem
 
 extern void gn_master_key_define(void); /* settings; runs the command under preload */
 
-/* The keys, current one first, as they are now; 0 with *problem filled in. Never raises. */
+/* The keys, current one first, as they are now; 0 with *problem filled in. Never
+ * raises. */
 extern int gn_master_keys(const GnMasterKey **keys, GnMasterKeyProblem *problem);
 /* The key of that id, or NULL; reads the file again only if it changed. */
 extern const GnMasterKey *gn_master_key_find(const char *id);
@@ -34,6 +35,7 @@ extern char *gn_master_key_source(void);
 /* Would every base backup carry the keys? */
 extern bool gn_master_key_in_data_directory(void);
 /* What crypto_master_key keeps, to tell a right key from a wrong one. */
-extern void gn_master_key_check(const GnMasterKey *key, uint8 check[GN_MASTER_KEY_CHECK_SIZE]);
+extern void
+gn_master_key_check(const GnMasterKey *key, uint8 check[GN_MASTER_KEY_CHECK_SIZE]);
 
 #endif

@@ -32,10 +32,10 @@ GN_FUNCTION(gn_crypto_master_keys);
 
 static GnQuery select_checks =
 	GN_QUERY_NOARGS("SELECT id, check_value FROM _grownext.crypto_master_key");
-static GnQuery insert_check =
-	GN_QUERY("INSERT INTO _grownext.crypto_master_key (id, check_value, adopted_at) VALUES ($1, $2, $3) "
-			 "ON CONFLICT DO NOTHING",
-			 TEXTOID, BYTEAOID, TIMESTAMPTZOID);
+static GnQuery insert_check = GN_QUERY("INSERT INTO _grownext.crypto_master_key (id, "
+									   "check_value, adopted_at) VALUES ($1, $2, $3) "
+									   "ON CONFLICT DO NOTHING",
+									   TEXTOID, BYTEAOID, TIMESTAMPTZOID);
 
 typedef enum KeyState
 {
@@ -44,38 +44,43 @@ typedef enum KeyState
 	KEY_WRONG, /* same id, other bytes */
 } KeyState;
 
-static void pg_attribute_noreturn()
-raise_problem(const GnMasterKeyProblem *problem)
-{
-	ereport(ERROR, (errcode(GN_ERRCODE_MASTER_KEY_MISSING), errmsg("%s", problem->message),
-					problem->detail ? errdetail("%s", problem->detail) : 0,
-					errhint("%s", problem->hint)));
-}
-
-static void pg_attribute_noreturn()
-raise_wrong_key(const char *id)
+static void
+pg_attribute_noreturn() raise_problem(const GnMasterKeyProblem *problem)
 {
 	ereport(ERROR,
-			(errcode(GN_ERRCODE_MASTER_KEY_MISSING),
-			 errmsg("master key \"%s\" is not the one that this database was sealed with", id),
-			 errhint("Put the original line \"%s:...\" back where keys come from (%s).", id,
-					 gn_master_key_source())));
+			(errcode(GN_ERRCODE_MASTER_KEY_MISSING), errmsg("%s", problem->message),
+			 problem->detail ? errdetail("%s", problem->detail) : 0,
+			 errhint("%s", problem->hint)));
 }
 
-static void pg_attribute_noreturn()
-raise_missing_key(const char *id)
+static void
+pg_attribute_noreturn() raise_wrong_key(const char *id)
+{
+	ereport(
+		ERROR,
+		(errcode(GN_ERRCODE_MASTER_KEY_MISSING),
+		 errmsg("master key \"%s\" is not the one that this database was sealed with",
+				id),
+		 errhint("Put the original line \"%s:...\" back where keys come from (%s).", id,
+				 gn_master_key_source())));
+}
+
+static void
+pg_attribute_noreturn() raise_missing_key(const char *id)
 {
 	const GnMasterKey *keys;
 	GnMasterKeyProblem problem;
 
 	if (gn_master_keys(&keys, &problem) == 0)
 		raise_problem(&problem);
-	ereport(ERROR, (errcode(GN_ERRCODE_MASTER_KEY_MISSING), errmsg("master key \"%s\" is missing", id),
-					errhint("Put its line \"%s:...\" back where keys come from (%s).", id,
-							gn_master_key_source())));
+	ereport(ERROR, (errcode(GN_ERRCODE_MASTER_KEY_MISSING),
+					errmsg("master key \"%s\" is missing", id),
+					errhint("Put its line \"%s:...\" back where keys come from (%s).",
+							id, gn_master_key_source())));
 }
 
-/* Inside gn_spi_begin: how each key stands to what this database knows; the number known. */
+/* Inside gn_spi_begin: how each key stands to what this database knows; the number
+ * known. */
 static uint64
 judge_keys(const GnMasterKey *keys, int count, KeyState *states)
 {
@@ -137,8 +142,8 @@ adopt_current_key(bool *adopted)
 		SET_VARSIZE(value, VARHDRSZ + sizeof(check));
 		memcpy(VARDATA(value), check, sizeof(check));
 		gn_spi_execute(&insert_check,
-					   (Datum[]){CStringGetTextDatum(keys[0].id), PointerGetDatum(value),
-								 TimestampTzGetDatum(gn_now())},
+					   (Datum[]){CStringGetTextDatum(keys[0].id),
+								 PointerGetDatum(value), TimestampTzGetDatum(gn_now())},
 					   NULL, false);
 		*adopted = SPI_processed == 1;
 		judge_keys(keys, count, states); /* another session may have been first */
@@ -151,7 +156,8 @@ adopt_current_key(bool *adopted)
 				(errcode(GN_ERRCODE_MASTER_KEY_MISSING),
 				 errmsg("none of the master keys at hand is known to this database"),
 				 errdetail("The current one is \"%s\".", keys[0].id),
-				 errhint("Put the original keys back where keys come from (%s); a new one may stand "
+				 errhint("Put the original keys back where keys come from (%s); a new "
+						 "one may stand "
 						 "above them.",
 						 gn_master_key_source())));
 	return &keys[0];
@@ -163,8 +169,8 @@ derive_key(const GnMasterKey *master, const char *purpose, uint8 key[GN_KEY_SIZE
 {
 	char *info = psprintf("grownext seal %d %s", SEAL_VERSION, purpose);
 
-	gn_hkdf_sha256(master->bytes, sizeof(master->bytes), NULL, 0, info, strlen(info), key,
-				   GN_KEY_SIZE);
+	gn_hkdf_sha256(master->bytes, sizeof(master->bytes), NULL, 0, info, strlen(info),
+				   key, GN_KEY_SIZE);
 	pfree(info);
 }
 
@@ -174,9 +180,11 @@ encrypt(const uint8 *key, const uint8 *nonce, const uint8 *header, int header_le
 {
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	int n;
-	bool done = ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
+	bool done = ctx &&
+				EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
 				EVP_EncryptUpdate(ctx, NULL, &n, header, header_len) == 1 &&
-				EVP_EncryptUpdate(ctx, NULL, &n, (const uint8 *) purpose, (int) strlen(purpose)) == 1 &&
+				EVP_EncryptUpdate(ctx, NULL, &n, (const uint8 *) purpose,
+								  (int) strlen(purpose)) == 1 &&
 				EVP_EncryptUpdate(ctx, cipher, &n, plain, len) == 1 && n == len &&
 				EVP_EncryptFinal_ex(ctx, cipher + n, &n) == 1 && n == 0 &&
 				EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG_SIZE, tag) == 1;
@@ -187,15 +195,19 @@ encrypt(const uint8 *key, const uint8 *nonce, const uint8 *header, int header_le
 
 static bool
 decrypt(const uint8 *key, const uint8 *nonce, const uint8 *header, int header_len,
-		const char *purpose, const uint8 *cipher, int len, const uint8 *tag, uint8 *plain)
+		const char *purpose, const uint8 *cipher, int len, const uint8 *tag,
+		uint8 *plain)
 {
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	int n;
-	bool done = ctx && EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
+	bool done = ctx &&
+				EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
 				EVP_DecryptUpdate(ctx, NULL, &n, header, header_len) == 1 &&
-				EVP_DecryptUpdate(ctx, NULL, &n, (const uint8 *) purpose, (int) strlen(purpose)) == 1 &&
+				EVP_DecryptUpdate(ctx, NULL, &n, (const uint8 *) purpose,
+								  (int) strlen(purpose)) == 1 &&
 				EVP_DecryptUpdate(ctx, plain, &n, cipher, len) == 1 && n == len &&
-				EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG_SIZE, unconstify(uint8 *, tag)) == 1 &&
+				EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG_SIZE,
+									unconstify(uint8 *, tag)) == 1 &&
 				EVP_DecryptFinal_ex(ctx, plain + n, &n) == 1 && n == 0;
 
 	EVP_CIPHER_CTX_free(ctx);
@@ -223,17 +235,19 @@ gn_seal(const char *purpose, const void *plain, size_t len)
 	memcpy(header + 2, master->id, id_len);
 	gn_random(nonce, NONCE_SIZE);
 	derive_key(master, purpose, key);
-	done = encrypt(key, nonce, header, (int) header_len, purpose, plain, (int) len, cipher,
-				   cipher + len);
+	done = encrypt(key, nonce, header, (int) header_len, purpose, plain, (int) len,
+				   cipher, cipher + len);
 	gn_cleanse(key, sizeof(key));
 	if (!done)
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("libcrypto failed: AES-256-GCM")));
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("libcrypto failed: AES-256-GCM")));
 	return sealed;
 }
 
-/* Says why a value did not open: the master key is another one, or the value is damaged. */
-static void pg_attribute_noreturn()
-raise_unopened(const GnMasterKey *master, const char *purpose)
+/* Says why a value did not open: the master key is another one, or the value is
+ * damaged. */
+static void
+pg_attribute_noreturn() raise_unopened(const GnMasterKey *master, const char *purpose)
 {
 	KeyState state;
 	GnSpi spi;
@@ -243,8 +257,10 @@ raise_unopened(const GnMasterKey *master, const char *purpose)
 	gn_spi_end(&spi);
 	if (state == KEY_WRONG)
 		raise_wrong_key(master->id);
-	ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("sealed value \"%s\" is damaged", purpose),
-					errhint("Restore its row from a backup, or store the secret again.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("sealed value \"%s\" is damaged", purpose),
+			 errhint("Restore its row from a backup, or drop it and store it again.")));
 }
 
 uint8 *
@@ -272,8 +288,8 @@ gn_open(const char *purpose, const bytea *sealed, size_t *len)
 	plain = gn_secret_alloc(Max(*len, 1));
 	cipher = header + header_len + NONCE_SIZE;
 	derive_key(master, purpose, key);
-	done = decrypt(key, header + header_len, header, (int) header_len, purpose, cipher, (int) *len,
-				   cipher + *len, plain);
+	done = decrypt(key, header + header_len, header, (int) header_len, purpose, cipher,
+				   (int) *len, cipher + *len, plain);
 	gn_cleanse(key, sizeof(key));
 	if (!done)
 		raise_unopened(master, purpose);
@@ -292,7 +308,8 @@ gn_crypto_master_key_adopt(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /*
@@ -327,12 +344,16 @@ gn_crypto_master_keys(PG_FUNCTION_ARGS)
 	nulls[1] = problem.message == NULL;
 	if (problem.message)
 		values[1] = CStringGetTextDatum(
-			problem.detail ? psprintf("%s. %s", problem.message, problem.detail) : problem.message);
+			problem.detail ? psprintf("%s. %s", problem.message, problem.detail)
+						   : problem.message);
 	nulls[2] = problem.hint == NULL;
 	if (problem.hint)
 		values[2] = CStringGetTextDatum(problem.hint);
-	values[3] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false, TYPALIGN_INT));
-	values[4] = PointerGetDatum(construct_array(checks, count, BYTEAOID, -1, false, TYPALIGN_INT));
+	values[3] =
+		PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false, TYPALIGN_INT));
+	values[4] = PointerGetDatum(
+		construct_array(checks, count, BYTEAOID, -1, false, TYPALIGN_INT));
 	values[5] = BoolGetDatum(gn_master_key_in_data_directory());
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

@@ -31,26 +31,32 @@ GN_FUNCTION(gn_secret_drop_sql);
 
 static GnQuery select_live =
 	GN_QUERY("SELECT version, sealed FROM _grownext.crypto_secret "
-			 "WHERE name = $1 AND (retires_at IS NULL OR retires_at > $2) ORDER BY version DESC LIMIT 2",
+			 "WHERE name = $1 AND (retires_at IS NULL OR retires_at > $2) ORDER BY "
+			 "version DESC LIMIT 2",
 			 TEXTOID, TIMESTAMPTZOID);
 /* Two sessions that set one secret at once take turns. */
-static GnQuery lock_secret = GN_QUERY(
-	"SELECT version FROM _grownext.crypto_secret WHERE name = $1 ORDER BY version FOR UPDATE", TEXTOID);
+static GnQuery lock_secret = GN_QUERY("SELECT version FROM _grownext.crypto_secret "
+									  "WHERE name = $1 ORDER BY version FOR UPDATE",
+									  TEXTOID);
 static GnQuery retire_current =
-	GN_QUERY("UPDATE _grownext.crypto_secret SET retires_at = $2 WHERE name = $1 AND retires_at IS NULL",
+	GN_QUERY("UPDATE _grownext.crypto_secret SET retires_at = $2 WHERE name = $1 AND "
+			 "retires_at IS NULL",
 			 TEXTOID, TIMESTAMPTZOID);
-static GnQuery delete_older = GN_QUERY(
-	"DELETE FROM _grownext.crypto_secret WHERE name = $1 AND version < $2", TEXTOID, INT4OID);
+static GnQuery delete_older =
+	GN_QUERY("DELETE FROM _grownext.crypto_secret WHERE name = $1 AND version < $2",
+			 TEXTOID, INT4OID);
 static GnQuery insert_secret =
-	GN_QUERY("INSERT INTO _grownext.crypto_secret (name, version, sealed, created_at) VALUES ($1, $2, $3, $4)",
+	GN_QUERY("INSERT INTO _grownext.crypto_secret (name, version, sealed, created_at) "
+			 "VALUES ($1, $2, $3, $4)",
 			 TEXTOID, INT4OID, BYTEAOID, TIMESTAMPTZOID);
-static GnQuery drop_secret = GN_QUERY("DELETE FROM _grownext.crypto_secret WHERE name = $1", TEXTOID);
+static GnQuery drop_secret =
+	GN_QUERY("DELETE FROM _grownext.crypto_secret WHERE name = $1", TEXTOID);
 static GnQuery select_root =
 	GN_QUERY("SELECT sealed FROM _grownext.crypto_root WHERE name = $1", TEXTOID);
-static GnQuery insert_root =
-	GN_QUERY("INSERT INTO _grownext.crypto_root (name, sealed, created_at) VALUES ($1, $2, $3) "
-			 "ON CONFLICT DO NOTHING",
-			 TEXTOID, BYTEAOID, TIMESTAMPTZOID);
+static GnQuery insert_root = GN_QUERY(
+	"INSERT INTO _grownext.crypto_root (name, sealed, created_at) VALUES ($1, $2, $3) "
+	"ON CONFLICT DO NOTHING",
+	TEXTOID, BYTEAOID, TIMESTAMPTZOID);
 
 /* Runs for every error raised while a secret is an argument. */
 static void
@@ -73,7 +79,8 @@ check_name(const char *name)
 	if (len == 0 || len > 63 || !islower((unsigned char) name[0]) ||
 		strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.-") != len)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("a secret's name must be up to 63 of a-z, 0-9, \"_\", \".\" and \"-\", "
+						errmsg("a secret's name must be up to 63 of a-z, 0-9, \"_\", "
+							   "\".\" and \"-\", "
 							   "a letter first")));
 }
 
@@ -87,8 +94,10 @@ read_secret_file(const char *path, size_t *len)
 	int fd;
 
 	if (!superuser())
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("only a superuser may read a secret from a file of the server")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg(
+					 "only a superuser may read a secret from a file of the server")));
 	if (!is_absolute_path(path))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("the path of a secret's file must be absolute")));
@@ -107,7 +116,8 @@ read_secret_file(const char *path, size_t *len)
 		}
 	}
 	if (got < 0)
-		ereport(ERROR, (errcode_for_file_access(), errmsg("could not read file \"%s\": %m", path)));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not read file \"%s\": %m", path)));
 	if (got > 0 && data[got - 1] == '\n')
 		got--;
 	if (got > 0 && data[got - 1] == '\r')
@@ -116,25 +126,31 @@ read_secret_file(const char *path, size_t *len)
 	return data;
 }
 
-/* Within gn_spi_begin: the live values of a secret, newest first, and the newest's version. */
+/* Within gn_spi_begin: the live values of a secret, newest first, and the newest's
+ * version. */
 static int
 read_secret(const char *name, GnSecret values[GN_SECRET_VALUES], int *version)
 {
 	bytea *sealed[GN_SECRET_VALUES];
 	int versions[GN_SECRET_VALUES];
-	int count = (int) gn_spi_execute(
-		&select_live, (Datum[]){CStringGetTextDatum(name), TimestampTzGetDatum(gn_now())}, NULL, false);
+	int count = (int) gn_spi_execute(&select_live,
+									 (Datum[]){CStringGetTextDatum(name),
+											   TimestampTzGetDatum(gn_now())},
+									 NULL, false);
 
 	for (int i = 0; i < count; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
 		bool isnull;
 
-		versions[i] = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-		sealed[i] = DatumGetByteaPCopy(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+		versions[i] =
+			DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		sealed[i] =
+			DatumGetByteaPCopy(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
 	}
 	for (int i = 0; i < count; i++)
-		values[i].data = gn_open(secret_purpose(name, versions[i]), sealed[i], &values[i].len);
+		values[i].data =
+			gn_open(secret_purpose(name, versions[i]), sealed[i], &values[i].len);
 	*version = count ? versions[0] : 0;
 	return count;
 }
@@ -160,10 +176,13 @@ gn_secret_get(const char *name, GnSecret values[GN_SECRET_VALUES])
 	}
 	gn_spi_end(&spi);
 	if (count == 0)
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_CONFIGURED), errmsg("secret \"%s\" is not stored", name),
-						errhint("SELECT grownext.secret_set('%s', $1), with the value as a bound "
-								"parameter.",
-								name)));
+		ereport(
+			ERROR,
+			(errcode(GN_ERRCODE_NOT_CONFIGURED),
+			 errmsg("secret \"%s\" is not stored", name),
+			 errhint("SELECT grownext.secret_set('%s', $1), with the value as a bound "
+					 "parameter.",
+					 name)));
 	return count;
 }
 
@@ -198,21 +217,23 @@ store_secret(const char *name, const uint8 *value, size_t len)
 	{
 		bool isnull;
 
-		version = DatumGetInt32(
-			SPI_getbinval(SPI_tuptable->vals[rows - 1], SPI_tuptable->tupdesc, 1, &isnull));
+		version = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[rows - 1],
+											  SPI_tuptable->tupdesc, 1, &isnull));
 	}
 	current = rows > 0 && read_secret(name, live, &version) > 0 && live[0].len == len &&
 			  gn_equal(live[0].data, value, len);
 	if (!current)
 	{
 		/* The one that was current becomes the previous one; what was previous ends. */
-		gn_spi_execute(&delete_older, (Datum[]){name_datum, Int32GetDatum(version)}, NULL, false);
+		gn_spi_execute(&delete_older, (Datum[]){name_datum, Int32GetDatum(version)},
+					   NULL, false);
 		gn_spi_execute(&retire_current,
-					   (Datum[]){name_datum, TimestampTzGetDatum(now + SECRET_OVERLAP)}, NULL, false);
+					   (Datum[]){name_datum, TimestampTzGetDatum(now + SECRET_OVERLAP)},
+					   NULL, false);
 		sealed = gn_seal(secret_purpose(name, version + 1), value, len);
 		gn_spi_execute(&insert_secret,
-					   (Datum[]){name_datum, Int32GetDatum(version + 1), PointerGetDatum(sealed),
-								 TimestampTzGetDatum(now)},
+					   (Datum[]){name_datum, Int32GetDatum(version + 1),
+								 PointerGetDatum(sealed), TimestampTzGetDatum(now)},
 					   NULL, false);
 	}
 	gn_spi_end(&spi);
@@ -223,7 +244,8 @@ store_secret(const char *name, const uint8 *value, size_t len)
 Datum
 gn_secret_set_sql(PG_FUNCTION_ARGS)
 {
-	ErrorContextCallback hidden = {.previous = error_context_stack, .callback = hide_statement};
+	ErrorContextCallback hidden = {.previous = error_context_stack,
+								   .callback = hide_statement};
 	char *name;
 	const uint8 *value;
 	size_t len;
@@ -264,7 +286,8 @@ gn_secret_drop_sql(PG_FUNCTION_ARGS)
 	GnSpi spi;
 
 	gn_spi_begin(&spi);
-	dropped = gn_spi_execute(&drop_secret, (Datum[]){CStringGetTextDatum(name)}, NULL, false);
+	dropped =
+		gn_spi_execute(&drop_secret, (Datum[]){CStringGetTextDatum(name)}, NULL, false);
 	gn_spi_end(&spi);
 	if (dropped == 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -288,7 +311,8 @@ read_root(const char *name, Datum name_datum, uint8 key[GN_KEY_SIZE])
 		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	plain = gn_open(psprintf("crypto_root %s", name), sealed, &len);
 	if (len != GN_KEY_SIZE)
-		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("root key \"%s\" is damaged", name)));
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+						errmsg("root key \"%s\" is damaged", name)));
 	memcpy(key, plain, GN_KEY_SIZE);
 	return true;
 }
@@ -308,12 +332,15 @@ gn_root_key(const char *name, uint8 key[GN_KEY_SIZE])
 		gn_random(fresh, GN_KEY_SIZE);
 		sealed = gn_seal(psprintf("crypto_root %s", name), fresh, GN_KEY_SIZE);
 		gn_spi_execute(&insert_root,
-					   (Datum[]){name_datum, PointerGetDatum(sealed), TimestampTzGetDatum(gn_now())},
+					   (Datum[]){name_datum, PointerGetDatum(sealed),
+								 TimestampTzGetDatum(gn_now())},
 					   NULL, false);
 		if (!read_root(name, name_datum, key)) /* another session may have been first */
-			ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-							errmsg("root key \"%s\" was made by a concurrent transaction", name),
-							errhint("Try again.")));
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("root key \"%s\" was made by a concurrent transaction",
+							name),
+					 errhint("Try again.")));
 	}
 	gn_spi_end(&spi);
 }

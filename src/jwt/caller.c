@@ -32,12 +32,14 @@ static void
 warn_outside_block(const char *what)
 {
 	const ErrorContextCallback *outer = error_context_stack;
-	bool top_level = outer == NULL || (outer->previous == NULL && outer->callback == ParamsErrorCallback);
+	bool top_level = outer == NULL || (outer->previous == NULL &&
+									   outer->callback == ParamsErrorCallback);
 
 	if (top_level && !IsTransactionBlock() && !gn_in_background_worker())
 		ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
 						  errmsg("%s can only be used in transaction blocks", what),
-						  errhint("BEGIN first; the caller is forgotten at the end of the transaction.")));
+						  errhint("BEGIN first; the caller is forgotten at the end of "
+								  "the transaction.")));
 }
 
 /* SQL: grownext.authenticate(token text, audience text) */
@@ -49,9 +51,11 @@ gn_authenticate(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID), errmsg("token is not valid"),
 						errdetail("It is NULL.")));
-	claims = gn_jwt_verified_claims(PG_GETARG_TEXT_PP(0),
-									PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
-									NULL, GN_PURPOSE_ACCESS);
+	claims =
+		gn_jwt_verified_claims(PG_GETARG_TEXT_PP(0),
+							   PG_ARGISNULL(1) ? NULL
+											   : text_to_cstring(PG_GETARG_TEXT_PP(1)),
+							   NULL, GN_PURPOSE_ACCESS);
 	gn_context_run_checks(claims);
 	gn_context_bind(GN_CONTEXT_TOKEN, claims, NULL);
 	warn_outside_block("authenticate()");
@@ -71,9 +75,11 @@ push_string(JsonbParseState **state, const char *key, const char *value)
 	pushJsonbValue(state, WJB_VALUE, &item);
 }
 
-/* The extra claims, and above them who is spoken for and, in an impersonation, by whom. */
+/* The extra claims, and above them who is spoken for and, in an impersonation, by whom.
+ */
 static Jsonb *
-acting_claims(Jsonb *extra, const char *subject, const pg_uuid_t *tenant, const char *actor)
+acting_claims(Jsonb *extra, const char *subject, const pg_uuid_t *tenant,
+			  const char *actor)
 {
 	static const char *const own[] = {"sub", "tenant_id", "act", "sid"};
 	JsonbParseState *state = NULL;
@@ -110,7 +116,8 @@ acting_claims(Jsonb *extra, const char *subject, const pg_uuid_t *tenant, const 
 }
 
 static void
-audit_impersonation(const char *subject, const pg_uuid_t *tenant, const char *actor, const char *reason)
+audit_impersonation(const char *subject, const pg_uuid_t *tenant, const char *actor,
+					const char *reason)
 {
 	static GnQuery write = GN_QUERY(
 		"SELECT _grownext.audit_write('user.impersonated', 'user:' || $1, $2, NULL, "
@@ -120,7 +127,8 @@ audit_impersonation(const char *subject, const pg_uuid_t *tenant, const char *ac
 
 	gn_spi_begin(&spi);
 	gn_spi_execute(&write,
-				   (Datum[]){CStringGetTextDatum(subject), tenant ? UUIDPGetDatum(tenant) : 0,
+				   (Datum[]){CStringGetTextDatum(subject),
+							 tenant ? UUIDPGetDatum(tenant) : 0,
 							 CStringGetTextDatum(actor), CStringGetTextDatum(reason)},
 				   tenant ? NULL : " n  ", false);
 	gn_spi_end(&spi);
@@ -137,21 +145,26 @@ gn_act_as(PG_FUNCTION_ARGS)
 	const GnContext *before = gn_context();
 	char *actor = NULL;
 
-	if (!gn_user_has_capability(GetUserId(), "service") && !gn_user_has_capability(GetUserId(), "admin"))
+	if (!gn_user_has_capability(GetUserId(), "service") &&
+		!gn_user_has_capability(GetUserId(), "admin"))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied to act as somebody else"),
 						errdetail("It takes grownext_service or grownext_admin.")));
 	if (subject == NULL || *subject == '\0')
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a subject must be named")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a subject must be named")));
 	if (!JB_ROOT_IS_OBJECT(extra))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("claims must be a JSON object")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("claims must be a JSON object")));
 	if (reason && *reason == '\0')
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("a reason must not be empty")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("a reason must not be empty")));
 	if (reason)
 		actor = before && before->actor
 					? pstrdup(before->actor)
 					: psprintf("role:%s", GetUserNameFromId(GetSessionUserId(), false));
-	gn_context_bind(GN_CONTEXT_ACT_AS, acting_claims(extra, subject, tenant, actor), NULL);
+	gn_context_bind(GN_CONTEXT_ACT_AS, acting_claims(extra, subject, tenant, actor),
+					NULL);
 	if (reason)
 		audit_impersonation(subject, tenant, actor, reason);
 	warn_outside_block("act_as()");

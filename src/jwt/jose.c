@@ -24,10 +24,9 @@ static const struct
 {
 	const char *code;
 	const char *detail;
-} errors[] = {
-	{NULL, NULL},
+} errors[] = {{NULL, NULL},
 #define GN_JOSE_ROW(name, code, detail) {code, detail},
-	GN_JOSE_ERRORS(GN_JOSE_ROW)
+			  GN_JOSE_ERRORS(GN_JOSE_ROW)
 #undef GN_JOSE_ROW
 };
 
@@ -63,7 +62,9 @@ skip_number(const char *at, const char *end)
 	const char *start = at;
 	const char *exponent = NULL;
 
-	for (; at < end && (isalnum((unsigned char) *at) || *at == '+' || *at == '-' || *at == '.'); at++)
+	for (; at < end &&
+		   (isalnum((unsigned char) *at) || *at == '+' || *at == '-' || *at == '.');
+		 at++)
 	{
 		if (*at == 'e' || *at == 'E')
 			exponent = at;
@@ -115,7 +116,8 @@ gn_json_parse(const void *text, size_t len)
 	return json;
 }
 
-/* A member that must be a string of 1 to size - 1 printable characters if it is there. */
+/* A member that must be a string of 1 to size - 1 printable characters if it is there.
+ */
 static bool
 copy_string(const json_t *object, const char *key, char *out, size_t size)
 {
@@ -145,11 +147,13 @@ read_header(GnJws *jws)
 
 	if (header == NULL)
 		return GN_JOSE_HEADER;
-	if (!copy_string(header, "alg", jws->alg, sizeof(jws->alg)) || jws->alg[0] == '\0' ||
+	if (!copy_string(header, "alg", jws->alg, sizeof(jws->alg)) ||
+		jws->alg[0] == '\0' ||
 		!copy_string(header, "kid", jws->kid, sizeof(jws->kid)) ||
 		!copy_string(header, "typ", jws->typ, sizeof(jws->typ)))
 		error = GN_JOSE_HEADER;
-	/* No extension is known. jku, jwk, x5u and x5c are read by nobody: keys come from our table. */
+	/* No extension is known. jku, jwk, x5u and x5c are read by nobody: keys come from
+	 * our table. */
 	else if (json_object_get(header, "crit") || json_object_get(header, "b64"))
 		error = GN_JOSE_CRITICAL;
 	/* Encryption and compression have no place in a JWS. */
@@ -160,7 +164,8 @@ read_header(GnJws *jws)
 }
 
 static bool
-decode_segment(const char *text, size_t len, uint8 **scratch, const uint8 **out, size_t *out_len)
+decode_segment(const char *text, size_t len, uint8 **scratch, const uint8 **out,
+			   size_t *out_len)
 {
 	if (!gn_base64url_decode(text, len, *scratch, out_len))
 		return false;
@@ -187,18 +192,20 @@ gn_jws_parse(GnJws *jws, const char *token, size_t len, uint8 *scratch)
 		return GN_JOSE_MALFORMED;
 	if (GN_BASE64URL_ENCODED_SIZE(GN_JOSE_MAX_HEADER) < (size_t) (first - token))
 		return GN_JOSE_TOO_LARGE;
-	if (!decode_segment(token, (size_t) (first - token), &scratch, &jws->header, &jws->header_len) ||
-		!decode_segment(first + 1, (size_t) (second - first - 1), &scratch, &jws->payload,
-						&jws->payload_len) ||
-		!decode_segment(second + 1, (size_t) (end - second - 1), &scratch, &jws->signature,
-						&jws->signature_len))
+	if (!decode_segment(token, (size_t) (first - token), &scratch, &jws->header,
+						&jws->header_len) ||
+		!decode_segment(first + 1, (size_t) (second - first - 1), &scratch,
+						&jws->payload, &jws->payload_len) ||
+		!decode_segment(second + 1, (size_t) (end - second - 1), &scratch,
+						&jws->signature, &jws->signature_len))
 		return GN_JOSE_MALFORMED;
 	jws->input = token;
 	jws->input_len = (size_t) (second - token);
 	return read_header(jws);
 }
 
-/* Absent is true when it may be; *out is then left alone. Strings, null, NaN are not times. */
+/* Absent is true when it may be; *out is then left alone. Strings, null, NaN are not
+ * times. */
 static bool
 read_time(const json_t *claims, const char *key, bool required, double *out)
 {
@@ -254,7 +261,8 @@ check_claims(const json_t *claims, const GnClaimRules *rules)
 	double not_before = 0;
 	GnJoseError error;
 
-	if (!read_time(claims, "exp", true, &expires) || !read_time(claims, "iat", true, &issued) ||
+	if (!read_time(claims, "exp", true, &expires) ||
+		!read_time(claims, "iat", true, &issued) ||
 		!read_time(claims, "nbf", false, &not_before))
 		return GN_JOSE_CLAIMS;
 	if (!json_is_string(subject) || json_string_length(subject) == 0)

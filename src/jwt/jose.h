@@ -1,24 +1,28 @@
-/* src/jwt/jose.h -- what can be wrong with a token, and strict JSON; no server needed */
+/* src/jwt/jose.h -- what can be wrong with a token, and strict JSON; no server needed
+ */
 #ifndef GN_JOSE_H
 #define GN_JOSE_H
 
 #include "postgres.h"
 
-/* name, what token_info.error says, the sentence for a detail. Never a token's own text. */
-#define GN_JOSE_ERRORS(X)                                                                \
-	X(MALFORMED, "malformed", "It is not a compact JWS of three base64url segments.")    \
-	X(TOO_LARGE, "too_large", "It is larger than 16 KiB, or its header than 2 KiB.")     \
-	X(HEADER, "bad_header", "Its header is not acceptable.")                             \
-	X(CRITICAL, "unsupported_critical", "Its header demands an extension that is not supported.") \
-	X(UNKNOWN_KEY, "unknown_key", "No key of this platform has the key id that it names.") \
-	X(REVOKED_KEY, "revoked_key", "The key that signed it was revoked.")                 \
-	X(ALGORITHM, "wrong_algorithm", "Its algorithm is not that of the key.")             \
-	X(TYPE, "wrong_type", "It is not a token of the expected type.")                     \
-	X(SIGNATURE, "bad_signature", "Its signature does not fit.")                         \
-	X(CLAIMS, "bad_claims", "Its claims are not acceptable.")                            \
-	X(ISSUER, "wrong_issuer", "It is from another issuer.")                              \
-	X(AUDIENCE, "wrong_audience", "It is meant for another audience.")                   \
-	X(EXPIRED, "expired", "Its time is over.")                                           \
+/* name, what token_info.error says, the sentence for a detail. Never a token's own
+ * text. */
+#define GN_JOSE_ERRORS(X)                                                              \
+	X(MALFORMED, "malformed", "It is not a compact JWS of three base64url segments.")  \
+	X(TOO_LARGE, "too_large", "It is larger than 16 KiB, or its header than 2 KiB.")   \
+	X(HEADER, "bad_header", "Its header is not acceptable.")                           \
+	X(CRITICAL, "unsupported_critical",                                                \
+	  "Its header demands an extension that is not supported.")                        \
+	X(UNKNOWN_KEY, "unknown_key",                                                      \
+	  "No key of this platform has the key id that it names.")                         \
+	X(REVOKED_KEY, "revoked_key", "The key that signed it was revoked.")               \
+	X(ALGORITHM, "wrong_algorithm", "Its algorithm is not that of the key.")           \
+	X(TYPE, "wrong_type", "It is not a token of the expected type.")                   \
+	X(SIGNATURE, "bad_signature", "Its signature does not fit.")                       \
+	X(CLAIMS, "bad_claims", "Its claims are not acceptable.")                          \
+	X(ISSUER, "wrong_issuer", "It is from another issuer.")                            \
+	X(AUDIENCE, "wrong_audience", "It is meant for another audience.")                 \
+	X(EXPIRED, "expired", "Its time is over.")                                         \
 	X(NOT_YET, "not_yet_valid", "Its time has not come.")
 
 #define GN_JOSE_ENUM(name, code, detail) GN_JOSE_##name,
@@ -61,7 +65,8 @@ typedef struct GnJws
 } GnJws;
 
 /* scratch has room for len bytes and must live as long as jws. */
-extern GnJoseError gn_jws_parse(GnJws *jws, const char *token, size_t len, uint8 *scratch);
+extern GnJoseError
+gn_jws_parse(GnJws *jws, const char *token, size_t len, uint8 *scratch);
 
 /* What claims are held against; times in microseconds since 1970. */
 typedef struct GnClaimRules
@@ -71,8 +76,9 @@ typedef struct GnClaimRules
 	int64 now;
 } GnClaimRules;
 
-#define GN_JOSE_LEEWAY INT64CONST(30000000)
+#define GN_JOSE_LEEWAY ((int64) 30000000)
 
-extern GnJoseError gn_claims_check(const void *payload, size_t len, const GnClaimRules *rules);
+extern GnJoseError
+gn_claims_check(const void *payload, size_t len, const GnClaimRules *rules);
 
 #endif

@@ -49,7 +49,8 @@ gn_jose_alg(const char *name)
 }
 
 static bool
-digest_input(const GnJoseAlg *alg, const void *input, size_t len, uint8 *out, unsigned int *out_len)
+digest_input(const GnJoseAlg *alg, const void *input, size_t len, uint8 *out,
+			 unsigned int *out_len)
 {
 	EVP_MD **md = &digests[alg - algorithms];
 
@@ -78,8 +79,10 @@ build_pkey(const GnJoseAlg *alg, const uint8 *x, const uint8 *y, const uint8 *d)
 	memcpy(point + 1, x, n);
 	memcpy(point + 1 + n, y, n);
 	ready = builder && ctx &&
-			OSSL_PARAM_BLD_push_utf8_string(builder, OSSL_PKEY_PARAM_GROUP_NAME, alg->group, 0) == 1 &&
-			OSSL_PARAM_BLD_push_octet_string(builder, OSSL_PKEY_PARAM_PUB_KEY, point, 1 + 2 * n) == 1;
+			OSSL_PARAM_BLD_push_utf8_string(builder, OSSL_PKEY_PARAM_GROUP_NAME,
+											alg->group, 0) == 1 &&
+			OSSL_PARAM_BLD_push_octet_string(builder, OSSL_PKEY_PARAM_PUB_KEY, point,
+											 1 + 2 * n) == 1;
 	if (ready && d)
 		ready = secret && BN_bin2bn(d, (int) n, secret) != NULL &&
 				OSSL_PARAM_BLD_push_BN(builder, OSSL_PKEY_PARAM_PRIV_KEY, secret) == 1;
@@ -87,7 +90,8 @@ build_pkey(const GnJoseAlg *alg, const uint8 *x, const uint8 *y, const uint8 *d)
 		params = OSSL_PARAM_BLD_to_param(builder);
 	/* fromdata refuses a point that is not on the curve */
 	if (params == NULL || EVP_PKEY_fromdata_init(ctx) != 1 ||
-		EVP_PKEY_fromdata(ctx, &pkey, d ? EVP_PKEY_KEYPAIR : EVP_PKEY_PUBLIC_KEY, params) != 1)
+		EVP_PKEY_fromdata(ctx, &pkey, d ? EVP_PKEY_KEYPAIR : EVP_PKEY_PUBLIC_KEY,
+						  params) != 1)
 		pkey = NULL;
 	OSSL_PARAM_free(params);
 	OSSL_PARAM_BLD_free(builder);
@@ -98,7 +102,8 @@ build_pkey(const GnJoseAlg *alg, const uint8 *x, const uint8 *y, const uint8 *d)
 }
 
 bool
-gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 *x, const uint8 *y, const uint8 *d)
+gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 *x, const uint8 *y,
+				  const uint8 *d)
 {
 	memset(key, 0, sizeof(*key));
 	key->alg = alg;
@@ -136,9 +141,11 @@ bool
 gn_jose_key_generate(const GnJoseAlg *alg, uint8 *x, uint8 *y, uint8 *d)
 {
 	EVP_PKEY *pkey = EVP_EC_gen(alg->group);
-	bool done = pkey && export_number(pkey, OSSL_PKEY_PARAM_EC_PUB_X, x, alg->coordinate_size) &&
-				export_number(pkey, OSSL_PKEY_PARAM_EC_PUB_Y, y, alg->coordinate_size) &&
-				export_number(pkey, OSSL_PKEY_PARAM_PRIV_KEY, d, alg->coordinate_size);
+	bool done =
+		pkey &&
+		export_number(pkey, OSSL_PKEY_PARAM_EC_PUB_X, x, alg->coordinate_size) &&
+		export_number(pkey, OSSL_PKEY_PARAM_EC_PUB_Y, y, alg->coordinate_size) &&
+		export_number(pkey, OSSL_PKEY_PARAM_PRIV_KEY, d, alg->coordinate_size);
 
 	EVP_PKEY_free(pkey);
 	return done;
@@ -219,8 +226,10 @@ gn_jose_verify(GnJoseKey *key, const void *input, size_t len, const uint8 *signa
 	}
 	der_len = der_signature(signature, key->alg->coordinate_size, &der);
 	/* libcrypto refuses r and s outside [1, n-1] */
-	valid = key->verify && der_len > 0 && digest_input(key->alg, input, len, digest, &digest_len) &&
-			EVP_PKEY_verify(key->verify, der, (size_t) der_len, digest, digest_len) == 1;
+	valid =
+		key->verify && der_len > 0 &&
+		digest_input(key->alg, input, len, digest, &digest_len) &&
+		EVP_PKEY_verify(key->verify, der, (size_t) der_len, digest, digest_len) == 1;
 	OPENSSL_free(der);
 	ERR_clear_error();
 	return valid;
@@ -235,14 +244,16 @@ read_bytes(const json_t *jwk, const char *name, uint8 *out, size_t size)
 
 	return json_is_string(value) &&
 		   json_string_length(value) == GN_BASE64URL_ENCODED_SIZE(size) &&
-		   gn_base64url_decode(json_string_value(value), json_string_length(value), out, &len) &&
+		   gn_base64url_decode(json_string_value(value), json_string_length(value), out,
+							   &len) &&
 		   len == size;
 }
 
 static const char *
 string_member(const json_t *object, const char *name)
 {
-	return json_string_value(json_object_get(object, name)); /* NULL unless it is a string */
+	return json_string_value(
+		json_object_get(object, name)); /* NULL unless it is a string */
 }
 
 /* What a key says about its own use must allow verifying. */
@@ -283,10 +294,12 @@ build_public(const json_t *jwk, GnJoseKey *key)
 	if (kty == NULL)
 		return "it has no kty";
 	if (json_object_get(jwk, "d") || strcmp(kty, "oct") == 0)
-		return "it is a private or symmetric key; only public keys may be passed around";
+		return "it is a private or symmetric key; only public keys may be passed "
+			   "around";
 	for (size_t i = 0; i < ALGORITHM_COUNT && alg == NULL; i++)
 	{
-		if (crv && strcmp(kty, algorithms[i].kty) == 0 && strcmp(crv, algorithms[i].crv) == 0)
+		if (crv && strcmp(kty, algorithms[i].kty) == 0 &&
+			strcmp(crv, algorithms[i].crv) == 0)
 			alg = &algorithms[i];
 	}
 	if (alg == NULL)
@@ -294,7 +307,8 @@ build_public(const json_t *jwk, GnJoseKey *key)
 	why = refuse_use(jwk, alg);
 	if (why)
 		return why;
-	if (!read_bytes(jwk, "x", x, alg->coordinate_size) || !read_bytes(jwk, "y", y, alg->coordinate_size))
+	if (!read_bytes(jwk, "x", x, alg->coordinate_size) ||
+		!read_bytes(jwk, "y", y, alg->coordinate_size))
 		return "its x or y is not a base64url coordinate of the curve";
 	if (!gn_jose_key_build(key, alg, x, y, NULL))
 		return "its point is not on the curve";
@@ -373,7 +387,8 @@ gn_jwk_set_choose(GnJwkSet *set, const char *kid)
 		if (strcmp(set->kids[i], kid) == 0)
 			return &set->keys[i];
 	}
-	return set->count == 1 && (*kid == '\0' || set->kids[0][0] == '\0') ? &set->keys[0] : NULL;
+	return set->count == 1 && (*kid == '\0' || set->kids[0][0] == '\0') ? &set->keys[0]
+																		: NULL;
 }
 
 /* The members that RFC 7638 takes, in lexicographic order. */
@@ -397,7 +412,9 @@ plain_member(const char *name, const char *value)
 	size_t len;
 
 	if (strcmp(name, "kty") == 0 || strcmp(name, "crv") == 0)
-		return strspn(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") ==
+		return strspn(
+				   value,
+				   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") ==
 			   strlen(value);
 	len = strlen(value);
 	if (len == 0 || len > 2048)
@@ -448,7 +465,8 @@ thumbprint(const json_t *jwk, char out[GN_JWK_THUMBPRINT_SIZE])
 				 EVP_DigestUpdate(ctx, "\"", 1) != 1)
 			why = "libcrypto failed";
 	}
-	if (why == NULL && (EVP_DigestUpdate(ctx, "}", 1) != 1 || EVP_DigestFinal_ex(ctx, digest, NULL) != 1))
+	if (why == NULL && (EVP_DigestUpdate(ctx, "}", 1) != 1 ||
+						EVP_DigestFinal_ex(ctx, digest, NULL) != 1))
 		why = "libcrypto failed";
 	EVP_MD_CTX_free(ctx);
 	if (why == NULL)

@@ -28,22 +28,23 @@ typedef struct GnJoseKey
 {
 	const GnJoseAlg *alg;
 	EVP_PKEY *pkey;
-	EVP_PKEY_CTX *sign;	  /* NULL: a public key */
+	EVP_PKEY_CTX *sign;   /* NULL: a public key */
 	EVP_PKEY_CTX *verify; /* made at first use */
 } GnJoseKey;
 
 /* Private is the bytes of "d", or NULL for a public key. False: not a key. */
-extern bool gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 *x, const uint8 *y,
-							  const uint8 *d);
+extern bool gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 *x,
+							  const uint8 *y, const uint8 *d);
 extern void gn_jose_key_free(GnJoseKey *key);
 
 /* A fresh key; each buffer takes alg->coordinate_size bytes. */
 extern bool gn_jose_key_generate(const GnJoseAlg *alg, uint8 *x, uint8 *y, uint8 *d);
 
 /* Signatures in the form of JWS; out takes GN_JWK_MAX_SIGNATURE bytes. */
-extern bool gn_jose_sign(GnJoseKey *key, const void *input, size_t len, uint8 *out, size_t *out_len);
-extern bool gn_jose_verify(GnJoseKey *key, const void *input, size_t len, const uint8 *signature,
-						   size_t signature_len);
+extern bool gn_jose_sign(GnJoseKey *key, const void *input, size_t len, uint8 *out,
+						 size_t *out_len);
+extern bool gn_jose_verify(GnJoseKey *key, const void *input, size_t len,
+						   const uint8 *signature, size_t signature_len);
 
 /*
  * Public keys of a JWK or a JWK Set. Private and symmetric keys, duplicate kids and
@@ -64,6 +65,7 @@ extern void gn_jwk_set_free(GnJwkSet *set);
 extern GnJoseKey *gn_jwk_set_choose(GnJwkSet *set, const char *kid);
 
 /* RFC 7638 over SHA-256, without terminator; NULL, or what is wrong: static text. */
-extern const char *gn_jwk_thumbprint(const char *text, size_t len, char out[GN_JWK_THUMBPRINT_SIZE]);
+extern const char *
+gn_jwk_thumbprint(const char *text, size_t len, char out[GN_JWK_THUMBPRINT_SIZE]);
 
 #endif

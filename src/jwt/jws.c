@@ -32,8 +32,8 @@ free_set(void *arg)
 	gn_jwk_set_free(arg);
 }
 
-static void pg_attribute_noreturn()
-refuse_jwk(const char *why)
+static void
+pg_attribute_noreturn() refuse_jwk(const char *why)
 {
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					errmsg("the JWK is not acceptable: %s", why)));
@@ -74,7 +74,8 @@ gn_jws_verify(PG_FUNCTION_ARGS)
 		text *token = PG_GETARG_TEXT_PP(0);
 		size_t len = VARSIZE_ANY_EXHDR(token);
 
-		error = gn_jws_parse(&jws, VARDATA_ANY(token), len, palloc(Min(len, GN_JOSE_MAX_TOKEN) + 1));
+		error = gn_jws_parse(&jws, VARDATA_ANY(token), len,
+							 palloc(Min(len, GN_JOSE_MAX_TOKEN) + 1));
 	}
 	if (error == GN_JOSE_OK)
 	{
@@ -86,7 +87,8 @@ gn_jws_verify(PG_FUNCTION_ARGS)
 			error = GN_JOSE_UNKNOWN_KEY;
 		else if (strcmp(key->alg->name, jws.alg) != 0)
 			error = GN_JOSE_ALGORITHM;
-		else if (!gn_jose_verify(key, jws.input, jws.input_len, jws.signature, jws.signature_len))
+		else if (!gn_jose_verify(key, jws.input, jws.input_len, jws.signature,
+								 jws.signature_len))
 			error = GN_JOSE_SIGNATURE;
 	}
 	values[0] = BoolGetDatum(error == GN_JOSE_OK);
@@ -102,7 +104,8 @@ gn_jws_verify(PG_FUNCTION_ARGS)
 		nulls[3] = false;
 		values[3] = PointerGetDatum(payload);
 	}
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /* SQL: grownext.jwk_thumbprint(jwk jsonb) */

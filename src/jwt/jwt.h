@@ -1,4 +1,5 @@
-/* src/jwt/jwt.h -- signing keys and tokens of this platform, as other components see them */
+/* src/jwt/jwt.h -- signing keys and tokens of this platform, as other components see
+ * them */
 #ifndef GN_JWT_H
 #define GN_JWT_H
 

@@ -31,16 +31,21 @@ static GnMarker option_marker = {.name = "core_marker_option"};
 
 typedef struct Cache
 {
-	uint64 generation; /* of the marker; 0: nothing usable */
-	bool old_snapshot; /* loaded in parallel mode */
+	GnMarker *marker;
+	void (*forget)(void); /* gives back what memory does not own */
+	uint64 generation;    /* of the marker; 0: nothing usable */
+	bool old_snapshot;    /* loaded in parallel mode */
 	MemoryContext memory;
 } Cache;
 
-static Cache key_cache;
 static GnSigningKey *keys = NULL;
-
-static Cache option_cache;
 static GnJwtOptions options;
+
+static void forget_keys(void);
+static void forget_options(void);
+
+static Cache key_cache = {.marker = &key_marker, .forget = forget_keys};
+static Cache option_cache = {.marker = &option_marker, .forget = forget_options};
 
 static const GnSigner *const signers[] = {&gn_signer_local, NULL};
 
@@ -57,22 +62,21 @@ gn_jwt_typ(const char *purpose)
 	return strcmp(purpose, GN_PURPOSE_ACCESS) == 0 ? "at+jwt" : "JWT"; /* RFC 9068 */
 }
 
-/* True if the cache must be filled; it is empty then, and its context the current one's child. */
+/* True if the cache must be filled; it has been emptied then. */
 static bool
-begin_load(Cache *cache, GnMarker *marker, const char *name, uint64 *generation)
+begin_load(Cache *cache, uint64 *generation)
 {
-	*generation = gn_marker_generation(marker);
-	if (cache->generation == *generation && (!cache->old_snapshot || IsInParallelMode()))
+	*generation = gn_marker_generation(cache->marker);
+	if (cache->generation == *generation &&
+		(!cache->old_snapshot || IsInParallelMode()))
 		return false;
 	cache->generation = 0;
+	cache->forget();
 	if (cache->memory)
 		MemoryContextReset(cache->memory);
 	else
-	{
-		cache->memory =
-			AllocSetContextCreate(TopMemoryContext, "grownext jwt", ALLOCSET_SMALL_SIZES);
-		MemoryContextSetIdentifier(cache->memory, name);
-	}
+		cache->memory = AllocSetContextCreate(TopMemoryContext, "grownext jwt",
+											  ALLOCSET_SMALL_SIZES);
 	return true;
 }
 
@@ -93,10 +97,12 @@ static void
 load_options(void)
 {
 	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT (SELECT value #>> '{}' FROM _grownext.core_option WHERE name = 'issuer'), a.value "
+		"SELECT (SELECT value #>> '{}' FROM _grownext.core_option WHERE name = "
+		"'issuer'), a.value "
 		"FROM (SELECT NULL::pg_catalog.text AS value, 0 AS place UNION ALL "
 		"SELECT e.value, e.place FROM _grownext.core_option AS o, "
-		"pg_catalog.jsonb_array_elements_text(o.value) WITH ORDINALITY AS e (value, place) "
+		"pg_catalog.jsonb_array_elements_text(o.value) WITH ORDINALITY AS e (value, "
+		"place) "
 		"WHERE o.name = 'audiences') AS a ORDER BY a.place");
 	uint64 rows = gn_spi_execute(&query, NULL, NULL, true);
 	char *issuer = row_text(0, 1);
@@ -105,7 +111,14 @@ load_options(void)
 	options.audience_count = (int) rows - 1; /* the first row stands for "none" */
 	options.audiences = MemoryContextAlloc(option_cache.memory, rows * sizeof(char *));
 	for (uint64 row = 1; row < rows; row++)
-		options.audiences[row - 1] = MemoryContextStrdup(option_cache.memory, row_text(row, 2));
+		options.audiences[row - 1] =
+			MemoryContextStrdup(option_cache.memory, row_text(row, 2));
+}
+
+static void
+forget_options(void)
+{
+	options = (GnJwtOptions){0};
 }
 
 static void
@@ -114,9 +127,8 @@ refresh_options(void)
 	uint64 generation;
 	GnSpi spi;
 
-	if (!begin_load(&option_cache, &option_marker, "options", &generation))
+	if (!begin_load(&option_cache, &generation))
 		return;
-	options = (GnJwtOptions){0};
 	push_snapshot(&option_cache);
 	gn_spi_begin(&spi);
 	load_options();
@@ -140,7 +152,8 @@ gn_jwt_options(void)
 		ereport(ERROR,
 				(errcode(GN_ERRCODE_NOT_CONFIGURED),
 				 errmsg("no issuer and audience are set up in this database"),
-				 errhint("SELECT * FROM grownext.setup('https://auth.example.com', ARRAY['my-api']);")));
+				 errhint("SELECT * FROM grownext.setup('https://auth.example.com', "
+						 "ARRAY['my-api']);")));
 	return &options;
 }
 
@@ -170,8 +183,8 @@ parse_state(const char *state)
 static void
 prepare_header(GnSigningKey *key)
 {
-	char *text = psprintf("{\"alg\":\"%s\",\"typ\":\"%s\",\"kid\":\"%s\"}", key->public.alg->name,
-						  gn_jwt_typ(key->purpose), key->kid);
+	char *text = psprintf("{\"alg\":\"%s\",\"typ\":\"%s\",\"kid\":\"%s\"}",
+						  key->public.alg->name, gn_jwt_typ(key->purpose), key->kid);
 	size_t len = strlen(text);
 
 	key->header = MemoryContextAlloc(key_cache.memory, GN_BASE64URL_ENCODED_SIZE(len));
@@ -192,12 +205,14 @@ build_public(GnSigningKey *key, const GnJoseAlg *alg, const char *x, const char 
 		if (texts[i] == NULL ||
 			strlen(texts[i]) != GN_BASE64URL_ENCODED_SIZE(alg->coordinate_size) ||
 			!gn_base64url_decode(texts[i], strlen(texts[i]), point[i], &len))
-			ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-							errmsg("public part of signing key \"%s\" is damaged", key->kid)));
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("public part of signing key \"%s\" is damaged", key->kid)));
 	}
 	if (!gn_jose_key_build(&key->public, alg, point[0], point[1], NULL))
-		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-						errmsg("public part of signing key \"%s\" is damaged", key->kid)));
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("public part of signing key \"%s\" is damaged", key->kid)));
 }
 
 /* A key of a newer library's algorithm is passed over: it is unknown here. */
@@ -240,17 +255,15 @@ load_key(uint64 row)
 static void
 refresh_keys(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT kid, purpose, alg, state, provider, public_jwk ->> 'x', public_jwk ->> 'y', "
-		"sealed, accepted_until FROM _grownext.jwt_key");
+	static GnQuery query =
+		GN_QUERY_NOARGS("SELECT kid, purpose, alg, state, provider, public_jwk ->> "
+						"'x', public_jwk ->> 'y', "
+						"sealed, accepted_until FROM _grownext.jwt_key");
 	uint64 generation;
 	uint64 rows;
 	GnSpi spi;
 
-	if (key_cache.generation != gn_marker_generation(&key_marker) ||
-		(key_cache.old_snapshot && !IsInParallelMode()))
-		forget_keys(); /* before their memory is reset */
-	if (!begin_load(&key_cache, &key_marker, "signing keys", &generation))
+	if (!begin_load(&key_cache, &generation))
 		return;
 	push_snapshot(&key_cache);
 	gn_spi_begin(&spi);
@@ -292,7 +305,8 @@ key_purpose(const char *kid, const char *alg)
 	return psprintf("jwt_key %s %s", kid, alg);
 }
 
-/* SQL: _grownext.jwt_key_generate(alg text, OUT kid text, OUT public_jwk jsonb, OUT sealed bytea) */
+/* SQL: _grownext.jwt_key_generate(alg text, OUT kid text, OUT public_jwk jsonb, OUT
+ * sealed bytea) */
 Datum
 gn_jwt_key_generate(PG_FUNCTION_ARGS)
 {
@@ -317,20 +331,24 @@ gn_jwt_key_generate(PG_FUNCTION_ARGS)
 						errmsg("algorithm \"%s\" is not supported", name),
 						errhint("Use ES256, ES384 or ES512.")));
 	if (!gn_jose_key_generate(alg, x, y, d))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("libcrypto could not make a key")));
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("libcrypto could not make a key")));
 	gn_base64url_encode(x, alg->coordinate_size, x_text);
 	gn_base64url_encode(y, alg->coordinate_size, y_text);
-	jwk = psprintf("{\"kty\": \"%s\", \"crv\": \"%s\", \"x\": \"%s\", \"y\": \"%s\"", alg->kty,
-				   alg->crv, x_text, y_text);
+	jwk = psprintf("{\"kty\": \"%s\", \"crv\": \"%s\", \"x\": \"%s\", \"y\": \"%s\"",
+				   alg->kty, alg->crv, x_text, y_text);
 	why = gn_jwk_thumbprint(psprintf("%s}", jwk), strlen(jwk) + 1, kid);
 	if (why)
 		elog(ERROR, "could not name a fresh key: %s", why);
 	values[0] = CStringGetTextDatum(kid);
-	values[1] = JsonbPGetDatum(gn_jsonb_from_text(psprintf(
-		"%s, \"kid\": \"%s\", \"alg\": \"%s\", \"use\": \"sig\"}", jwk, kid, alg->name)));
-	values[2] = PointerGetDatum(gn_seal(key_purpose(kid, alg->name), d, alg->coordinate_size));
+	values[1] = JsonbPGetDatum(gn_jsonb_from_text(
+		psprintf("%s, \"kid\": \"%s\", \"alg\": \"%s\", \"use\": \"sig\"}", jwk, kid,
+				 alg->name)));
+	values[2] =
+		PointerGetDatum(gn_seal(key_purpose(kid, alg->name), d, alg->coordinate_size));
 	gn_cleanse(d, GN_JWK_MAX_COORDINATE);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /* The local signer: the private part, unsealed once per backend, signs here. */
@@ -350,22 +368,25 @@ open_local(GnSigningKey *key)
 						errmsg("signing key \"%s\" has no private part", key->kid)));
 	d = gn_open(key_purpose(key->kid, alg->name), key->sealed, &len);
 	if (len != alg->coordinate_size ||
-		EVP_PKEY_get_octet_string_param(key->public.pkey, "encoded-pub-key", point, sizeof(point),
-										&len) != 1 ||
+		EVP_PKEY_get_octet_string_param(key->public.pkey, "encoded-pub-key", point,
+										sizeof(point), &len) != 1 ||
 		len != 1 + 2 * alg->coordinate_size)
-		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-						errmsg("private part of signing key \"%s\" is damaged", key->kid)));
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("private part of signing key \"%s\" is damaged", key->kid)));
 	memcpy(x, point + 1, alg->coordinate_size);
 	memcpy(y, point + 1 + alg->coordinate_size, alg->coordinate_size);
 	key->opened = gn_jose_key_build(&key->private, alg, x, y, d);
 	gn_cleanse(d, alg->coordinate_size);
 	if (!key->opened)
-		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-						errmsg("private part of signing key \"%s\" is damaged", key->kid)));
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("private part of signing key \"%s\" is damaged", key->kid)));
 }
 
 static void
-sign_local(GnSigningKey *key, const void *input, size_t len, uint8 *out, size_t *out_len)
+sign_local(GnSigningKey *key, const void *input, size_t len, uint8 *out,
+		   size_t *out_len)
 {
 	if (!gn_jose_sign(&key->private, input, len, out, out_len))
 		ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),

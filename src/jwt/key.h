@@ -1,4 +1,5 @@
-/* src/jwt/key.h -- signing keys and options of this database, cached per backend; private to jwt */
+/* src/jwt/key.h -- signing keys and options of this database, cached per backend;
+ * private to jwt */
 #ifndef GN_JWT_KEY_H
 #define GN_JWT_KEY_H
 
@@ -10,10 +11,10 @@
 
 typedef enum GnKeyState
 {
-	GN_KEY_STANDBY,	 /* published, signs not yet */
-	GN_KEY_ACTIVE,	 /* signs; one per purpose */
+	GN_KEY_STANDBY,  /* published, signs not yet */
+	GN_KEY_ACTIVE,   /* signs; one per purpose */
 	GN_KEY_RETIRING, /* signs no more; its tokens still count */
-	GN_KEY_REVOKED	 /* nothing it signed counts */
+	GN_KEY_REVOKED   /* nothing it signed counts */
 } GnKeyState;
 
 typedef struct GnSigningKey GnSigningKey;
@@ -27,7 +28,8 @@ typedef struct GnSigner
 {
 	const char *name;
 	void (*open)(GnSigningKey *key); /* raises NX016 or NX017 */
-	void (*sign)(GnSigningKey *key, const void *input, size_t len, uint8 *out, size_t *out_len);
+	void (*sign)(GnSigningKey *key, const void *input, size_t len, uint8 *out,
+				 size_t *out_len);
 	void (*close)(GnSigningKey *key); /* must not raise */
 } GnSigner;
 
@@ -43,9 +45,9 @@ struct GnSigningKey
 	GnJoseKey public;
 	const GnSigner *signer; /* NULL: this library has none of that name */
 	bool opened;
-	GnJoseKey private;	  /* of the local signer */
+	GnJoseKey private;      /* of the local signer */
 	struct varlena *sealed; /* or NULL */
-	char *header;		  /* first segment of its tokens */
+	char *header;           /* first segment of its tokens */
 	size_t header_len;
 };
 

@@ -29,7 +29,7 @@
 #define DEFAULT_TTL (15 * SECS_PER_MINUTE)
 /* key_rotate() accepts a retired key's tokens for an hour more than this. */
 #define MAX_TTL (24 * SECS_PER_HOUR)
-#define UNIX_EPOCH_OFFSET                                                                \
+#define UNIX_EPOCH_OFFSET                                                              \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC)
 
 GN_FUNCTION(gn_jwt_mint);
@@ -46,7 +46,8 @@ unix_now(void)
 /* Minting ------------------------------------------------------------------ */
 
 /* What only the minting itself says. */
-static const char *const reserved_claims[] = {"iss", "sub", "aud", "exp", "iat", "nbf", "jti", NULL};
+static const char *const reserved_claims[] = {"iss", "sub", "aud", "exp",
+											  "iat", "nbf", "jti", NULL};
 /* What only sessions and act_as say. */
 static const char *const bound_claims[] = {"sid", "act", NULL};
 
@@ -62,8 +63,8 @@ name_in(const JsonbValue *name, const char *const *names)
 	return false;
 }
 
-static void pg_attribute_noreturn()
-refuse_claim(const char *message, const char *name)
+static void
+pg_attribute_noreturn() refuse_claim(const char *message, const char *name)
 {
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg(message, name)));
 }
@@ -83,13 +84,15 @@ check_claim_values(Jsonb *claims, bool platform)
 		{
 			if (++depth > GN_JOSE_MAX_DEPTH)
 				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-								errmsg("claims are nested more than %d deep", GN_JOSE_MAX_DEPTH)));
+								errmsg("claims are nested more than %d deep",
+									   GN_JOSE_MAX_DEPTH)));
 		}
 		else if (token == WJB_END_OBJECT || token == WJB_END_ARRAY)
 			depth--;
 		else if (token == WJB_KEY && depth == 1)
 		{
-			if (name_in(&value, reserved_claims) || (!platform && name_in(&value, bound_claims)))
+			if (name_in(&value, reserved_claims) ||
+				(!platform && name_in(&value, bound_claims)))
 				refuse_claim("claim \"%s\" is reserved",
 							 pnstrdup(value.val.string.val, value.val.string.len));
 		}
@@ -99,9 +102,10 @@ check_claim_values(Jsonb *claims, bool platform)
 				DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
 
 			if (strlen(digits) > 18)
-				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-								errmsg("a number among the claims has more than 18 digits"),
-								errhint("Write it as a string.")));
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("a number among the claims has more than 18 digits"),
+						 errhint("Write it as a string.")));
 			pfree(digits);
 		}
 	}
@@ -124,12 +128,15 @@ check_role_claim(const Jsonb *claims)
 		refuse_claim("claim \"role\": role \"%s\" does not exist", name);
 	if (strcmp(name, "grownext_user") == 0 || strcmp(name, "grownext_anon") == 0)
 		return;
-	if (superuser_arg(role) || has_rolreplication(role) || has_bypassrls_privilege(role) ||
-		strncmp(name, "pg_", 3) == 0 || role == gn_extension_owner() ||
-		!is_member_of_role(GetUserId(), role))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("claim \"role\": a token for role \"%s\" may not be minted", name),
-						errdetail("It must be a role of the caller, and not a privileged one.")));
+	if (superuser_arg(role) || has_rolreplication(role) ||
+		has_bypassrls_privilege(role) || strncmp(name, "pg_", 3) == 0 ||
+		role == gn_extension_owner() || !is_member_of_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("claim \"role\": a token for role \"%s\" may not be minted",
+						name),
+				 errdetail(
+					 "It must be a role of the caller, and not a privileged one.")));
 }
 
 static void
@@ -155,7 +162,8 @@ resolve_audience(const GnJwtOptions *options, const char *named)
 	}
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					errmsg("audience \"%s\" is not one of this platform's", named),
-					errhint("Allow it: SELECT * FROM grownext.setup(issuer, audiences), all of them named.")));
+					errhint("Allow it: SELECT * FROM grownext.setup(issuer, "
+							"audiences), all of them named.")));
 }
 
 static int64
@@ -179,9 +187,11 @@ active_key(const char *purpose)
 	GnSigningKey *key = gn_jwt_key_active(purpose);
 
 	if (key == NULL || key->signer == NULL)
-		ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
-						errmsg("there is no active signing key for purpose \"%s\"", purpose),
-						errhint("SELECT grownext.key_rotate(%s);", quote_literal_cstr(purpose))));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+				 errmsg("there is no active signing key for purpose \"%s\"", purpose),
+				 errhint("SELECT grownext.key_rotate(%s);",
+						 quote_literal_cstr(purpose))));
 	return key;
 }
 
@@ -201,7 +211,9 @@ append_payload(StringInfo payload, const GnJwtOptions *options, const char *subj
 	escape_json(payload, subject);
 	appendStringInfoString(payload, ",\"aud\":");
 	escape_json(payload, audience);
-	appendStringInfo(payload, ",\"iat\":" INT64_FORMAT ",\"exp\":" INT64_FORMAT ",\"jti\":\"%s\"",
+	appendStringInfo(payload,
+					 ",\"iat\":" INT64_FORMAT ",\"exp\":" INT64_FORMAT
+					 ",\"jti\":\"%s\"",
 					 issued, issued + ttl, id_text);
 	if (strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
 	{
@@ -231,7 +243,8 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 	size_t input_len = key->header_len + 1 + payload_len;
 	uint8 signature[GN_JWK_MAX_SIGNATURE];
 	size_t signature_len;
-	text *token = palloc(VARHDRSZ + input_len + 1 + GN_BASE64URL_ENCODED_SIZE(GN_JWK_MAX_SIGNATURE));
+	text *token = palloc(VARHDRSZ + input_len + 1 +
+						 GN_BASE64URL_ENCODED_SIZE(GN_JWK_MAX_SIGNATURE));
 	char *out = VARDATA(token);
 
 	memcpy(out, key->header, key->header_len);
@@ -243,9 +256,10 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 	out[input_len] = '.';
 	input_len += 1 + gn_base64url_encode(signature, signature_len, out + input_len + 1);
 	if (input_len > MINT_MAX_TOKEN)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("the token would be larger than %d bytes", MINT_MAX_TOKEN),
-						errhint("Carry fewer claims.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the token would be larger than %d bytes", MINT_MAX_TOKEN),
+				 errhint("Carry fewer claims.")));
 	SET_VARSIZE(token, VARHDRSZ + input_len);
 	return token;
 }
@@ -258,7 +272,9 @@ mint(FunctionCallInfo fcinfo, bool platform)
 	char *subject = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Jsonb *claims = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	const char *audience =
-		resolve_audience(options, PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)));
+		resolve_audience(options, PG_ARGISNULL(2)
+									  ? NULL
+									  : text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	int64 ttl = resolve_ttl(PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3));
 	char *purpose = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
 	GnSigningKey *key;
@@ -284,14 +300,16 @@ mint(FunctionCallInfo fcinfo, bool platform)
 	PG_RETURN_TEXT_P(sign_token(key, &payload));
 }
 
-/* SQL: grownext.jwt_mint(subject text, claims jsonb, audience text, ttl interval, purpose text) */
+/* SQL: grownext.jwt_mint(subject text, claims jsonb, audience text, ttl interval,
+ * purpose text) */
 Datum
 gn_jwt_mint(PG_FUNCTION_ARGS)
 {
 	return mint(fcinfo, false);
 }
 
-/* SQL: _grownext.jwt_issue(...): the same, with the claims that are the platform's to make */
+/* SQL: _grownext.jwt_issue(...): the same, with the claims that are the platform's to
+ * make */
 Datum
 gn_jwt_issue(PG_FUNCTION_ARGS)
 {
@@ -314,12 +332,14 @@ expectation(const char *audience, const char *issuer, const char *purpose)
 	const GnJwtOptions *options = gn_jwt_options();
 
 	if (issuer && strcmp(issuer, options->issuer) != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("issuer \"%s\" is not trusted here", issuer),
-						errhint("Only tokens of this platform's own issuer can be verified.")));
-	if (purpose == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a token's purpose must be named")));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("issuer \"%s\" is not trusted here", issuer),
+				 errhint(
+					 "Only tokens of this platform's own issuer can be verified.")));
+	if (purpose == NULL)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a token's purpose must be named")));
 	return (Expectation){
 		.audience = resolve_audience(options, audience),
 		.issuer = options->issuer,
@@ -327,7 +347,8 @@ expectation(const char *audience, const char *issuer, const char *purpose)
 	};
 }
 
-/* A token in the course of being verified; how far it came decides what may be shown. */
+/* A token in the course of being verified; how far it came decides what may be shown.
+ */
 typedef struct Candidate
 {
 	GnJws jws;
@@ -349,9 +370,11 @@ check_signature(Candidate *candidate, const char *purpose)
 		return GN_JOSE_UNKNOWN_KEY;
 	if (strcmp(jws->alg, key->public.alg->name) != 0)
 		return GN_JOSE_ALGORITHM;
-	if (strcmp(key->purpose, purpose) != 0 || pg_strcasecmp(jws->typ, gn_jwt_typ(purpose)) != 0)
+	if (strcmp(key->purpose, purpose) != 0 ||
+		pg_strcasecmp(jws->typ, gn_jwt_typ(purpose)) != 0)
 		return GN_JOSE_TYPE;
-	if (!gn_jose_verify(&key->public, jws->input, jws->input_len, jws->signature, jws->signature_len))
+	if (!gn_jose_verify(&key->public, jws->input, jws->input_len, jws->signature,
+						jws->signature_len))
 		return GN_JOSE_SIGNATURE;
 	candidate->authentic = true;
 	return GN_JOSE_OK;
@@ -376,7 +399,8 @@ verify(const text *token, const Expectation *expected, Candidate *candidate)
 	if (error == GN_JOSE_OK)
 		error = check_signature(candidate, expected->purpose);
 	if (error == GN_JOSE_OK)
-		error = gn_claims_check(candidate->jws.payload, candidate->jws.payload_len, &rules);
+		error =
+			gn_claims_check(candidate->jws.payload, candidate->jws.payload_len, &rules);
 	return error;
 }
 
@@ -396,7 +420,8 @@ gn_jwt_verified_claims(const text *token, const char *audience, const char *issu
 	GnJoseError error = verify(token, &expected, &candidate);
 
 	if (error == GN_JOSE_EXPIRED)
-		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_EXPIRED), errmsg("token has expired")));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_TOKEN_EXPIRED), errmsg("token has expired")));
 	if (error != GN_JOSE_OK)
 		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID), errmsg("token is not valid"),
 						errdetail("%s", gn_jose_error_detail(error))));
@@ -416,8 +441,9 @@ gn_jwt_verify(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID), errmsg("token is not valid"),
 						errdetail("It is NULL.")));
-	PG_RETURN_JSONB_P(gn_jwt_verified_claims(PG_GETARG_TEXT_PP(0), optional_text(fcinfo, 1),
-											 optional_text(fcinfo, 2), optional_text(fcinfo, 3)));
+	PG_RETURN_JSONB_P(
+		gn_jwt_verified_claims(PG_GETARG_TEXT_PP(0), optional_text(fcinfo, 1),
+							   optional_text(fcinfo, 2), optional_text(fcinfo, 3)));
 }
 
 /* SQL: grownext.jwt_inspect(token text, audience text, issuer text, purpose text) */
@@ -425,7 +451,8 @@ Datum
 gn_jwt_inspect(PG_FUNCTION_ARGS)
 {
 	Expectation expected =
-		expectation(optional_text(fcinfo, 1), optional_text(fcinfo, 2), optional_text(fcinfo, 3));
+		expectation(optional_text(fcinfo, 1), optional_text(fcinfo, 2),
+					optional_text(fcinfo, 3));
 	Candidate candidate = {0};
 	GnJoseError error = GN_JOSE_MALFORMED;
 	TupleDesc desc;
@@ -445,15 +472,18 @@ gn_jwt_inspect(PG_FUNCTION_ARGS)
 		nulls[2] = candidate.jws.kid[0] == '\0';
 		values[2] = CStringGetTextDatum(candidate.jws.kid);
 		nulls[3] = false;
-		values[3] = JsonbPGetDatum(parsed_json(candidate.jws.header, candidate.jws.header_len));
+		values[3] =
+			JsonbPGetDatum(parsed_json(candidate.jws.header, candidate.jws.header_len));
 	}
 	/* Claims that nobody vouches for are not repeated. */
 	if (candidate.authentic && error != GN_JOSE_CLAIMS)
 	{
 		nulls[4] = false;
-		values[4] = JsonbPGetDatum(parsed_json(candidate.jws.payload, candidate.jws.payload_len));
+		values[4] = JsonbPGetDatum(
+			parsed_json(candidate.jws.payload, candidate.jws.payload_len));
 	}
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 const GnComponent gn_jwt_component = {

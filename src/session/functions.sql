@@ -66,7 +66,7 @@ BEGIN
         tenant_role := _grownext.tenant_role_of(session_create.tenant_id, session_create.user_id);
         IF tenant_role IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-                MESSAGE = format('user "%s" is no member of tenant "%s"', session_create.user_id, session_create.tenant_id),
+                MESSAGE = format('user "%s" is no member of tenant "%s", or the tenant is not active', session_create.user_id, session_create.tenant_id),
                 HINT = format('SELECT grownext.member_add(%L, %L, ''member'');', session_create.tenant_id, session_create.user_id);
         END IF;
     END IF;
@@ -133,6 +133,14 @@ BEGIN
     IF given.id IS NULL THEN
         RETURN _grownext.session_refusal('the refresh token is not valid');
     END IF;
+    -- Before anything moves: a suspended tenant's users come back with the token they have.
+    SELECT s.* INTO found FROM _grownext.session_session AS s WHERE s.id = given.id;
+    IF found.tenant_id IS NOT NULL THEN
+        tenant_role := _grownext.tenant_role_of(found.tenant_id, found.user_id);
+        IF tenant_role IS NULL AND found.revoked_at IS NULL THEN
+            RETURN _grownext.session_refusal('the user is no member of the tenant, or the tenant is not active');
+        END IF;
+    END IF;
 
     -- the current token, once: of several at once, one moves the counter and the rest wait here
     UPDATE _grownext.session_session AS s SET counter = s.counter + 1, last_refreshed_at = asked_at
@@ -157,13 +165,6 @@ BEGIN
         -- the immediate parent, within the grace: the answer was lost, or another tab was first
     END IF;
 
-    IF found.tenant_id IS NOT NULL THEN
-        tenant_role := _grownext.tenant_role_of(found.tenant_id, found.user_id);
-        IF tenant_role IS NULL THEN
-            PERFORM _grownext.session_end(ARRAY[found.id], 'membership ended', 'session.revoked');
-            RETURN _grownext.session_refusal('the user is no member of the tenant any more');
-        END IF;
-    END IF;
     RETURN _grownext.session_answer(found, tenant_role);
 END
 $$;
@@ -223,6 +224,21 @@ COMMENT ON FUNCTION _grownext.session_user_disabled() IS 'Trigger: ends the sess
 CREATE OR REPLACE TRIGGER session_user_disabled AFTER UPDATE ON _grownext.account_user
     FOR EACH ROW WHEN (OLD.disabled_at IS NULL AND NEW.disabled_at IS NOT NULL)
     EXECUTE FUNCTION _grownext.session_user_disabled();
+
+-- A member who leaves takes no session along.
+CREATE OR REPLACE FUNCTION _grownext.session_member_removed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _grownext.session_end(
+        ARRAY(SELECT s.id FROM _grownext.session_session AS s
+               WHERE s.user_id = OLD.user_id AND s.tenant_id = OLD.tenant_id AND s.revoked_at IS NULL),
+        'membership ended', 'session.revoked');
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION _grownext.session_member_removed() IS 'Trigger: ends the sessions of a member who leaves the tenant.';
+CREATE OR REPLACE TRIGGER session_member_removed AFTER DELETE ON _grownext.tenant_member
+    FOR EACH ROW EXECUTE FUNCTION _grownext.session_member_removed();
 
 CREATE OR REPLACE VIEW grownext.session WITH (security_barrier) AS
 SELECT s.id, s.user_id, s.tenant_id, s.client_id, s.scope, s.acr, s.amr, s.auth_time, s.ip, s.user_agent, s.attributes,

@@ -36,7 +36,8 @@ GN_FUNCTION(gn_session_token_parse);
 #define TOKEN_SIGNED_SIZE (1 + UUID_LEN + 4 + 8)
 #define TOKEN_MAC_SIZE 16
 #define TOKEN_SIZE (TOKEN_SIGNED_SIZE + TOKEN_MAC_SIZE)
-#define TOKEN_TEXT_SIZE (sizeof(TOKEN_PREFIX) - 1 + GN_BASE64URL_ENCODED_SIZE(TOKEN_SIZE))
+#define TOKEN_TEXT_SIZE                                                                \
+	(sizeof(TOKEN_PREFIX) - 1 + GN_BASE64URL_ENCODED_SIZE(TOKEN_SIZE))
 
 static int lifetime = 30 * SECS_PER_DAY;
 static int idle_timeout = 14 * SECS_PER_DAY;
@@ -66,7 +67,8 @@ get_number(const uint8 *in, int size)
 	return number;
 }
 
-/* The MAC of what stands in front of it; the key is that of session and generation alone. */
+/* The MAC of what stands in front of it; the key is that of session and generation
+ * alone. */
 static void
 sign_token(const uint8 *token, uint8 mac[GN_SHA256_SIZE])
 {
@@ -112,8 +114,8 @@ parse_token(const char *text, size_t len, RefreshToken *parsed)
 	size_t size;
 
 	if (len != TOKEN_TEXT_SIZE || memcmp(text, TOKEN_PREFIX, prefix) != 0 ||
-		!gn_base64url_decode(text + prefix, len - prefix, token, &size) || size != TOKEN_SIZE ||
-		token[0] != TOKEN_VERSION)
+		!gn_base64url_decode(text + prefix, len - prefix, token, &size) ||
+		size != TOKEN_SIZE || token[0] != TOKEN_VERSION)
 		return false;
 	sign_token(token, mac);
 	if (!gn_equal(mac, token + TOKEN_SIGNED_SIZE, TOKEN_MAC_SIZE))
@@ -124,7 +126,8 @@ parse_token(const char *text, size_t len, RefreshToken *parsed)
 	return true;
 }
 
-/* SQL: _grownext.session_token_parse(token text, OUT id uuid, OUT generation int, OUT counter bigint) */
+/* SQL: _grownext.session_token_parse(token text, OUT id uuid, OUT generation int, OUT
+ * counter bigint) */
 Datum
 gn_session_token_parse(PG_FUNCTION_ARGS)
 {
@@ -143,17 +146,18 @@ gn_session_token_parse(PG_FUNCTION_ARGS)
 		values[1] = Int32GetDatum((int32) parsed.generation);
 		values[2] = Int64GetDatum((int64) parsed.counter);
 	}
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /* Whether the session goes on and is this subject's. */
 static bool
 session_lives(const pg_uuid_t *id, const char *subject)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT 1 FROM _grownext.session_session WHERE id = $1 AND user_id::pg_catalog.text = $2 "
-		"AND revoked_at IS NULL AND expires_at > $3",
-		UUIDOID, TEXTOID, TIMESTAMPTZOID);
+	static GnQuery query = GN_QUERY("SELECT 1 FROM _grownext.session_session WHERE id "
+									"= $1 AND user_id::pg_catalog.text = $2 "
+									"AND revoked_at IS NULL AND expires_at > $3",
+									UUIDOID, TEXTOID, TIMESTAMPTZOID);
 	bool lives;
 	GnSpi spi;
 
@@ -189,8 +193,9 @@ check_session(const Jsonb *claims)
 		return;
 	subject = gn_claim_text(claims, "sub");
 	if (!gn_uuid_parse(sid, &id) || subject == NULL || !session_lives(&id, subject))
-		ereport(ERROR, (errcode(GN_ERRCODE_SESSION_REVOKED), errmsg("session has ended"),
-						errdetail("It was revoked, it expired, or it does not exist here.")));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_SESSION_REVOKED), errmsg("session has ended"),
+				 errdetail("It was revoked, it expired, or it does not exist here.")));
 }
 
 static void
@@ -198,16 +203,19 @@ session_init(void)
 {
 	gn_context_register_check(check_session);
 	DefineCustomIntVariable("grownext.session_idle_timeout",
-							"Time without a refresh after which a session ends.", NULL, &idle_timeout,
-							14 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
-	DefineCustomIntVariable("grownext.session_lifetime",
-							"Time after which a session ends, however often it is refreshed.", NULL,
-							&lifetime, 30 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_S, NULL,
-							NULL, NULL);
-	DefineCustomIntVariable("grownext.session_refresh_grace",
-							"Time in which the previous refresh token still gets the current one.",
-							"For clients that lost the answer or refresh in several tabs at once.",
-							&refresh_grace, 60, 0, 3600, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+							"Time without a refresh after which a session ends.", NULL,
+							&idle_timeout, 14 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP,
+							GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"grownext.session_lifetime",
+		"Time after which a session ends, however often it is refreshed.", NULL,
+		&lifetime, 30 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL,
+		NULL);
+	DefineCustomIntVariable(
+		"grownext.session_refresh_grace",
+		"Time in which the previous refresh token still gets the current one.",
+		"For clients that lost the answer or refresh in several tabs at once.",
+		&refresh_grace, 60, 0, 3600, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 const GnComponent gn_session_component = {

@@ -6,7 +6,8 @@ SELECT * FROM no_plan();
 
 CREATE TEMP TABLE excuse (rule text, object text, reason text NOT NULL, PRIMARY KEY (rule, object));
 INSERT INTO excuse (rule, object, reason)
-SELECT * FROM (VALUES (NULL::text, NULL::text, NULL::text)) AS e (rule, object, reason)
+SELECT * FROM (VALUES
+    ('dump', '_grownext.tenant_reactor', 'names of our own functions: functions.sql fills it')) AS e (rule, object, reason)
  WHERE e.rule IS NOT NULL;
 
 -- offence(rule, object): what breaks a rule
