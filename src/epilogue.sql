@@ -53,6 +53,25 @@ BEGIN
 END
 $$;
 
+-- Rows of a dump come in any order (pg_restore -j) and start nothing: see src/core/restore.c.
+DO $$
+DECLARE
+    loaded record;
+BEGIN
+    FOR loaded IN
+        SELECT DISTINCT t.tgrelid::pg_catalog.regclass::text AS name
+          FROM pg_catalog.pg_trigger AS t
+          JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = '_grownext'
+         WHERE c.relkind = 'r' AND t.tgenabled = 'O'
+    LOOP
+        EXECUTE pg_catalog.format('CREATE OR REPLACE TRIGGER core_load_before BEFORE INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_load()', loaded.name);
+        EXECUTE pg_catalog.format('CREATE OR REPLACE TRIGGER core_load_after AFTER INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_load()', loaded.name);
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER core_load_before, ENABLE ALWAYS TRIGGER core_load_after', loaded.name);
+    END LOOP;
+END
+$$;
+
 -- Schemas. Nobody gets _grownext.
 GRANT USAGE ON SCHEMA grownext TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
 GRANT USAGE ON SCHEMA grownext_api TO grownext_admin, grownext_service, grownext_user, grownext_anon;

@@ -16,9 +16,9 @@ lint:
 format:
 	@$(srcdir)/test/lint/format --fix
 
-# Every supported server in a folder of its own, or VERSIONS="17 18"
+# Every supported server in a folder of its own, or VERSIONS="17 18", SUITES="tap"
 matrix:
-	+@$(TOOL)/test/matrix $(VERSIONS)
+	+@SUITES="$(SUITES)" TASK="$(TASK)" $(TOOL)/test/matrix $(VERSIONS)
 
 # Every benchmark, or BENCHES="enqueue"
 bench:

@@ -111,7 +111,7 @@ check_event(const GnAuditEvent *event, TimestampTz now)
 						psprintf("must not be larger than %d bytes", MAX_CHANGE));
 	if (event->has_occurred_at && (TIMESTAMP_NOT_FINITE(event->occurred_at) ||
 								   event->occurred_at > now + MAX_CLOCK_SKEW))
-		refuse_argument("occurred_at", "must not lie in the future");
+		refuse_argument("occurred_at", "must be finite and not lie in the future");
 }
 
 /* Who is answerable, for whom, and how we know. */
@@ -443,7 +443,7 @@ append_element(const JsonbValue *element)
 	{
 		if (token == WJB_KEY)
 			key = pnstrdup(value.val.string.val, value.val.string.len);
-		else if (token == WJB_VALUE)
+		else if (token == WJB_VALUE && key)
 			read_field(&event, &named, key, &value);
 	}
 	if (event.action == NULL)

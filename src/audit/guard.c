@@ -144,7 +144,7 @@ check_rename(const RenameStmt *statement)
 	if (statement->renameType == OBJECT_SCHEMA)
 	{
 		if (strcmp(statement->subname, GN_AUDIT_SCHEMA) == 0 &&
-			OidIsValid(gn_audit_log_oid()))
+			gn_audit_log_owns(gn_audit_log_oid()))
 			refuse("ALTER SCHEMA " GN_AUDIT_SCHEMA " RENAME");
 	}
 	else if (names_log(statement->relation))
@@ -289,7 +289,7 @@ guard_check_perms(GN_CHECK_PERMS_PARAMETERS)
 		const GnPermissionInfo *info = lfirst(cell);
 
 		if ((info->requiredPerms & (ACL_UPDATE | ACL_DELETE)) && on_duty() &&
-			info->relid == gn_audit_log_oid())
+			info->relid == gn_audit_log_oid() && gn_audit_log_owns(info->relid))
 			refuse("UPDATE or DELETE of events");
 	}
 	return previous_check_perms == NULL ||

@@ -58,8 +58,18 @@ gn_audit_log_oid(void)
 bool
 gn_audit_log_owns(Oid relid)
 {
-	return OidIsValid(relid) && (relid == log_relation(GN_AUDIT_TABLE) ||
-								 relid == log_relation(GN_AUDIT_SEQUENCE));
+	HeapTuple tuple;
+	Oid owner;
+
+	if (!OidIsValid(relid) || (relid != log_relation(GN_AUDIT_TABLE) &&
+							   relid != log_relation(GN_AUDIT_SEQUENCE)))
+		return false;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner == get_role_oid("grownext_owner", true);
 }
 
 static bool

@@ -13,7 +13,10 @@
 /* The log's table in this database, or InvalidOid before its first use. */
 extern Oid gn_audit_log_oid(void);
 
-/* True if the relation is the log's table or its sequence. */
+/*
+ * True if the relation is the log's table or its sequence, and ours: of that name and
+ * owned by grownext_owner, whether or not the extension is there.
+ */
 extern bool gn_audit_log_owns(Oid relid);
 
 /*

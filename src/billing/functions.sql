@@ -89,7 +89,7 @@ DECLARE
 BEGIN
     PERFORM _grownext.billing_provider_require(provider);
     IF coalesce(customer_id, '') = '' OR tenant_id IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'customer_id and tenant_id must not be null';
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'customer_id and tenant_id must not be null or empty';
     ELSIF NOT EXISTS (SELECT FROM grownext.tenant AS t WHERE t.id = billing_customer_link.tenant_id) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('tenant "%s" does not exist', tenant_id);
     END IF;
@@ -129,7 +129,7 @@ DECLARE
 BEGIN
     PERFORM _grownext.billing_provider_require(provider);
     IF coalesce(price_id, '') = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'price_id must not be null';
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'price_id must not be null or empty';
     END IF;
     PERFORM _grownext.core_check_options(options, '{"addon": "boolean"}');
     SELECT jsonb_build_object('bundle', p.bundle, 'options', p.options) INTO before FROM _grownext.billing_price AS p
@@ -208,8 +208,10 @@ DECLARE
     object jsonb;
     problem text;
 BEGIN
-    IF headers IS NULL OR body IS NULL OR jsonb_typeof(headers) <> 'object' THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'headers must be a JSON object and body must not be null';
+    IF headers IS NULL OR body IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'headers and body must not be null';
+    ELSIF jsonb_typeof(headers) <> 'object' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'headers must be a JSON object';
     END IF;
     defined := _grownext.billing_provider_require(provider);
     IF length(body) > max_body THEN
@@ -248,6 +250,26 @@ COMMENT ON FUNCTION grownext.billing_webhook(text, jsonb, bytea) IS 'Takes a pro
 
 -- Fold -------------------------------------------------------------------------
 
+-- Whether an object has the values that an update says were there before it. What is
+-- null there may be absent here.
+CREATE OR REPLACE FUNCTION _grownext.billing_had(object jsonb, previous jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attribute record;
+BEGIN
+    FOR attribute IN SELECT p.key, p.value, object -> p.key AS held FROM jsonb_each(previous) AS p LOOP
+        IF NOT coalesce(CASE jsonb_typeof(attribute.value)
+                WHEN 'null' THEN coalesce(attribute.held, 'null') = 'null'
+                WHEN 'object' THEN jsonb_typeof(attribute.held) = 'object' AND _grownext.billing_had(attribute.held, attribute.value)
+                ELSE attribute.held = attribute.value END, false) THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION _grownext.billing_had(jsonb, jsonb) IS 'Whether an object has the values of previous_attributes.';
+
 -- Of all events of a subscription that have come, the one that counts. An end is for
 -- good, whatever its time; else the later one; within a second (Stripe's clock has no
 -- finer) created, then updated. Of several updates in one second, one that no other
@@ -269,8 +291,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT f.event_id FROM first AS f
      ORDER BY EXISTS (SELECT FROM first AS g
                        WHERE g.event_id <> f.event_id
-                         AND g.previous <> '{}' AND f.object @> g.previous
-                         AND NOT (f.previous <> '{}' AND g.object @> f.previous)),
+                         AND g.previous <> '{}' AND _grownext.billing_had(f.object, g.previous)
+                         AND NOT (f.previous <> '{}' AND _grownext.billing_had(g.object, f.previous))),
               f.event_id DESC
      LIMIT 1;
 $$;
@@ -495,18 +517,21 @@ BEGIN
                   format('SELECT grownext.secret_set(%L, ''whsec_...'');', defined.secret), NULL)::grownext.status_item END;
         -- the oldest of each kind, and how many; an index holds only what is open
         FOR open IN
-            SELECT e.state, count(*) AS events, min(e.received_at) AS since, min(e.event_id) AS event_id,
-                   min(e.waits_for) AS waits_for, min(e.error) AS error
+            SELECT DISTINCT ON (e.state) e.*, count(*) OVER (PARTITION BY e.state) AS events
               FROM _grownext.billing_event AS e
-             WHERE e.provider = defined.provider AND e.state IN ('parked', 'failed') GROUP BY e.state ORDER BY e.state
+             WHERE e.provider = defined.provider AND e.state IN ('parked', 'failed', 'pending')
+               AND (e.state <> 'pending' OR e.received_at < _grownext.core_now() - interval '5 minutes')
+             ORDER BY e.state, e.received_at
         LOOP
-            RETURN NEXT ('billing', defined.provider || ' events ' || open.state, 'degraded', format('%s, such as: %s', open.events, open.error),
-                CASE WHEN open.waits_for LIKE 'customer:%' THEN format('SELECT grownext.billing_customer_link(%L, %L, tenant_id);', defined.provider, substr(open.waits_for, 10))
+            RETURN NEXT ('billing', defined.provider || ' events ' || open.state, 'degraded',
+                format('%s, such as "%s": %s', open.events, open.event_id, coalesce(open.error, 'no executor has applied it')),
+                CASE WHEN open.state = 'pending' THEN 'SELECT * FROM grownext.workers();'
+                     WHEN open.waits_for LIKE 'customer:%' THEN format('SELECT grownext.billing_customer_link(%L, %L, tenant_id);', defined.provider, substr(open.waits_for, 10))
                      WHEN open.waits_for LIKE 'price:%' THEN format('SELECT grownext.billing_price_map(%L, %L, bundle);', defined.provider, substr(open.waits_for, 7))
-                     ELSE format('SELECT grownext.billing_replay(%L, %L);', defined.provider, open.event_id) END, open.since)::grownext.status_item;
+                     ELSE format('SELECT grownext.billing_replay(%L, %L);', defined.provider, open.event_id) END, open.received_at)::grownext.status_item;
         END LOOP;
     END LOOP;
-    IF defined IS NULL THEN
+    IF NOT FOUND THEN
         RETURN NEXT ('billing', 'provider', 'off', 'no provider is defined',
                      'SELECT grownext.billing_provider_define(''stripe'', ''name of the stored secret'');', NULL)::grownext.status_item;
     END IF;

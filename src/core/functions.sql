@@ -5,6 +5,10 @@ CREATE OR REPLACE FUNCTION _grownext.core_invalidate() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'gn_core_invalidate';
 COMMENT ON FUNCTION _grownext.core_invalidate() IS 'Trigger: invalidates per-backend caches that depend on the markers named as its arguments.';
 
+CREATE OR REPLACE FUNCTION _grownext.core_load() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'gn_core_load';
+COMMENT ON FUNCTION _grownext.core_load() IS 'Trigger: lets pg_restore load rows in any order, without checks and side effects.';
+
 CREATE OR REPLACE FUNCTION _grownext.core_touch(marker text) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_core_touch';
 COMMENT ON FUNCTION _grownext.core_touch(text) IS 'Invalidates per-backend caches that depend on a marker.';
@@ -377,9 +381,12 @@ COMMENT ON FUNCTION _grownext.core_setup(text, text[], jsonb) IS 'Core''s part o
 CREATE OR REPLACE FUNCTION _grownext.core_tick(at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE _grownext.core_identity AS i SET timeline = s.timeline, database_name = current_database()
-      FROM _grownext.core_server_identity() AS s
-     WHERE i.timeline <> s.timeline OR i.database_name <> current_database();
+    -- looks first: statement triggers fire for no rows too, and this one calls for another pass
+    IF EXISTS (SELECT FROM _grownext.core_identity AS i, _grownext.core_server_identity() AS s
+                WHERE i.timeline <> s.timeline OR i.database_name <> current_database()) THEN
+        UPDATE _grownext.core_identity AS i SET timeline = s.timeline, database_name = current_database()
+          FROM _grownext.core_server_identity() AS s;
+    END IF;
     RETURN NULL;
 END
 $$;

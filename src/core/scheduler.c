@@ -28,6 +28,7 @@
 
 #define LONGEST_SLEEP_MS 60000
 #define LONGEST_BACKOFF_MS 60000
+#define LONGEST_SHORTAGE_MS 8000
 
 /* A component's share of the pass: its tick, or its call for executors. */
 typedef struct Duty
@@ -187,8 +188,8 @@ start_executors(void)
 		}
 		start_due =
 			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										start_failures < 6 ? 1000 << start_failures
-														   : LONGEST_BACKOFF_MS);
+										start_failures < 3 ? 1000 << start_failures
+														   : LONGEST_SHORTAGE_MS);
 		start_failures++;
 		return;
 	}
@@ -252,6 +253,18 @@ time_to_sleep(void)
 	return sleep;
 }
 
+/* Somebody changed something that matters: every duty is due, whatever went wrong
+ * before. */
+static void
+expect_all(void)
+{
+	for (int i = 0; i < duty_count; i++)
+	{
+		duties[i].due = 0;
+		duties[i].failures = 0;
+	}
+}
+
 void
 gn_scheduler_main(Datum main_arg)
 {
@@ -270,8 +283,12 @@ gn_scheduler_main(Datum main_arg)
 	{
 		if (gn_worker_must_leave())
 			gn_worker_leave(GN_VERDICT_UNKNOWN);
-		if (gn_worker_changed() && (verdict = gn_worker_judge()) != GN_VERDICT_ARMED)
-			gn_worker_leave(verdict);
+		if (gn_worker_changed())
+		{
+			if ((verdict = gn_worker_judge()) != GN_VERDICT_ARMED)
+				gn_worker_leave(verdict);
+			expect_all();
+		}
 		pg_atomic_write_u32(&gn_my_slot->state, GN_SLOT_BUSY);
 		gn_worker_reap();
 		run_pass();

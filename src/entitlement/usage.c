@@ -301,14 +301,16 @@ describe_quota(const GnAnswer *answer, int64 used, UsageResult *result)
 	result->resets_at = answer->period_end;
 }
 
-/* One round: resolve and count. True unless something changed meanwhile. */
+/* One round: resolve as of now and count. True unless something changed meanwhile. */
 static bool
-try_consume(const UsageCall *call, UsageResult *result)
+try_consume(UsageCall *call, UsageResult *result)
 {
 	uint64 generation = gn_entitlement_generation();
-	const GnAnswer *answer = resolve_now(call);
+	const GnAnswer *answer;
 	int64 used;
 
+	call->now = gn_now();
+	answer = resolve_now(call);
 	*result = (UsageResult){.reason = answer->decision.reason};
 	if (answer->known && answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
@@ -330,7 +332,7 @@ try_consume(const UsageCall *call, UsageResult *result)
 }
 
 static void
-consume(const UsageCall *call, UsageResult *result)
+consume(UsageCall *call, UsageResult *result)
 {
 	GnSpi spi;
 	bool keyed = call->key && call->feature;

@@ -174,6 +174,21 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 	(void) gn_spi_execute(&query, values, NULL, false);
 }
 
+/* Whether the job has no outcome yet, whatever this transaction's snapshot shows. */
+static bool
+is_live(int64 id)
+{
+	static GnQuery query =
+		GN_QUERY("SELECT FROM _grownext.queue_job WHERE id = $1", INT8OID);
+	Datum values[1] = {Int64GetDatum(id)};
+	bool live;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	live = gn_spi_execute(&query, values, NULL, true) > 0;
+	PopActiveSnapshot();
+	return live;
+}
+
 bool
 gn_storage_replace(int64 id, const GnJob *job, bool ready)
 {
@@ -196,7 +211,14 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 	put_arguments(job, ready, values, nulls);
 	values[PUT_UNIQUE_KEY] = Int64GetDatum(id);
 	nulls[PUT_UNIQUE_KEY] = ' ';
-	return gn_spi_execute(&query, values, nulls, false) == 1;
+	if (gn_spi_execute(&query, values, nulls, false) == 1)
+		return true;
+	if (IsolationUsesXactSnapshot() && is_live(id) && !gn_storage_running(id))
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("the job to be replaced is newer than the transaction's "
+							   "snapshot"),
+						errhint("Try the transaction again.")));
+	return false;
 }
 
 /* ---- take ---- */

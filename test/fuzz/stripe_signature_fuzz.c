@@ -1,45 +1,37 @@
-/*
- * test/fuzz/stripe_signature_fuzz.c
- *	  The Stripe-Signature parser on any bytes: what it accepts, it accepts for a
- *reason.
- */
-#include "postgres.h"
-
+/* test/fuzz/stripe_signature_fuzz.c -- the Stripe-Signature header of an
+ * unauthenticated request */
 #include "billing/stripe_signature.c"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const uint8 expected[1][GN_STRIPE_MAC_SIZE] = {{0xab}};
-	char *header = palloc(size + 1); /* exactly as long: one byte more is found */
+	char *header = exact_copy(data, size);
+	uint8 expected[1][GN_STRIPE_MAC_SIZE];
 	GnStripeSignature signature;
-	GnStripeResult result;
+	GnStripeResult result = gn_stripe_parse(header, size, &signature);
 
-	memcpy(header, data, size);
-	result = gn_stripe_parse(header, size, &signature);
 	if (result == GN_STRIPE_VALID)
 	{
-		char digits[24];
+		CHECK(signature.timestamp_text >= header);
+		CHECK(signature.timestamp_text + signature.timestamp_length <= header + size);
+		CHECK(signature.timestamp >= 0);
+		CHECK(signature.count >= 0 && signature.count <= GN_STRIPE_MAX_SIGNATURES);
+		if (signature.count > 0)
+		{
+			int64 then = signature.timestamp;
 
-		assert(signature.count >= 0 && signature.count <= GN_STRIPE_MAX_SIGNATURES);
-		assert(signature.timestamp_text >= header &&
-			   signature.timestamp_text + signature.timestamp_length <= header + size);
-		snprintf(digits, sizeof(digits), "%lld", (long long) signature.timestamp);
-		assert(strlen(digits) == signature.timestamp_length &&
-			   memcmp(digits, signature.timestamp_text, signature.timestamp_length) ==
-				   0);
-		result = gn_stripe_check(&signature, expected, 1, signature.timestamp);
-		assert(result == GN_STRIPE_VALID || result == GN_STRIPE_NO_MATCH);
-		if (result == GN_STRIPE_VALID)
-			assert(gn_stripe_check(&signature, expected, 1,
-								   signature.timestamp + 301) == GN_STRIPE_TOO_OLD);
-		assert(gn_stripe_check(&signature, expected, 0, signature.timestamp) ==
-			   GN_STRIPE_NO_MATCH);
+			memcpy(expected[0], signature.macs[signature.count - 1],
+				   GN_STRIPE_MAC_SIZE);
+			CHECK(gn_stripe_check(&signature, expected, 1, then) == GN_STRIPE_VALID);
+			CHECK(gn_stripe_check(&signature, expected, 1,
+								  then + GN_STRIPE_TOLERANCE + 1) == GN_STRIPE_TOO_OLD);
+			CHECK(gn_stripe_check(&signature, expected, 0, then) == GN_STRIPE_NO_MATCH);
+		}
 	}
 	else
-		assert(gn_stripe_result_name(result) != NULL);
-	stub_reset();
+		CHECK(gn_stripe_result_name(result) != NULL);
+	free(header);
 	return 0;
 }

@@ -31,6 +31,10 @@ typedef int64_t int64;
 typedef size_t Size;
 typedef unsigned int Oid;
 
+#define INT64CONST(x) INT64_C(x)
+#define UINT64CONST(x) UINT64_C(x)
+#define PG_INT64_MAX INT64_MAX
+#define PG_INT64_MIN INT64_MIN
 #define Assert(condition) assert(condition)
 #define StaticAssertDecl(condition, message) _Static_assert(condition, message)
 #define lengthof(array) (sizeof(array) / sizeof((array)[0]))
