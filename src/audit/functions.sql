@@ -65,6 +65,31 @@ COMMENT ON FUNCTION _grownext.audit_tick(timestamptz) IS 'Background pass: forge
 
 -- Read -------------------------------------------------------------------------
 
+-- Looks in the catalogue: to_regclass() would ask for a right on the schema.
+CREATE OR REPLACE FUNCTION _grownext.audit_log(OUT log oid, OUT owner name) RETURNS record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.oid, pg_get_userbyid(c.relowner) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = 'grownext_audit' AND c.relname = 'event';
+$$;
+COMMENT ON FUNCTION _grownext.audit_log() IS 'The log''s table and its owner; NULL before its first use.';
+
+CREATE OR REPLACE FUNCTION _grownext.audit_log_exists() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_log record;
+BEGIN
+    SELECT * INTO found_log FROM _grownext.audit_log();
+    IF found_log.owner <> 'grownext_owner' THEN
+        RAISE EXCEPTION USING ERRCODE = 'NX003',
+            MESSAGE = format('the audit log belongs to role "%s"', found_log.owner),
+            DETAIL = 'It was restored without its owner.',
+            HINT = 'SELECT grownext.audit_append(''audit.adopted'');';
+    END IF;
+    RETURN found_log.log IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION _grownext.audit_log_exists() IS 'Whether there is a log; raises NX003 when it was restored and not adopted yet.';
+
 -- The log is made at first use, so no view can name it: this function stands
 -- between. It is a definer function although internal, because a view's functions
 -- run as whoever reads the view.
@@ -77,7 +102,7 @@ DECLARE
     everything CONSTANT boolean := _grownext.core_caller_has('auditor') OR _grownext.core_caller_has('admin')
                                    OR _grownext.core_caller_has('service');
 BEGIN
-    IF to_regclass('grownext_audit.event') IS NULL THEN
+    IF NOT _grownext.audit_log_exists() THEN
         RETURN;
     ELSIF everything THEN
         RETURN QUERY
@@ -123,7 +148,7 @@ BEGIN
           OR NOT (_grownext.core_caller_has('auditor') OR _grownext.core_caller_has('admin') OR _grownext.core_caller_has('service')) THEN
         scope := _grownext.core_caller_tenant(audit_search.tenant_id);
     END IF;
-    IF to_regclass('grownext_audit.event') IS NULL THEN
+    IF NOT _grownext.audit_log_exists() THEN
         RETURN;
     END IF;
     RETURN QUERY
@@ -156,14 +181,14 @@ COMMENT ON FUNCTION _grownext.audit_guarded() IS 'Whether hooks refuse changes o
 CREATE OR REPLACE FUNCTION _grownext.audit_status() RETURNS SETOF grownext.status_item
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    log CONSTANT regclass := to_regclass('grownext_audit.event');
-    owner text;
+    log oid;
+    owner name;
     firing int;
 BEGIN
+    SELECT l.log, l.owner INTO log, owner FROM _grownext.audit_log() AS l;
     IF log IS NULL THEN
         RETURN NEXT ('audit', 'log', 'off', 'no event was written yet', NULL, NULL)::grownext.status_item;
     ELSE
-        SELECT pg_get_userbyid(c.relowner) INTO owner FROM pg_class AS c WHERE c.oid = log;
         SELECT count(*) INTO firing FROM pg_trigger AS t
          WHERE t.tgrelid = log AND t.tgname IN ('event_append_only', 'event_no_truncate') AND t.tgenabled = 'A';
         IF firing < 2 OR owner <> 'grownext_owner' THEN

@@ -43,7 +43,7 @@
 #define PROBES_AT_ONCE 2
 #define PROBE_TIME_MS 5000
 #define OFF_GRACE_MS 1000
-#define LONGEST_BACKOFF_MS 60000L
+#define LONGEST_SHORTAGE_MS 8000L
 
 typedef struct Candidate
 {
@@ -318,7 +318,7 @@ start_schedulers(Survey *survey)
 			start_failures = 0;
 			continue;
 		}
-		wait = start_failures < 6 ? 1000L << start_failures : LONGEST_BACKOFF_MS;
+		wait = start_failures < 3 ? 1000L << start_failures : LONGEST_SHORTAGE_MS;
 		start_failures++;
 		start_due = TimestampTzPlusMilliseconds(now, wait);
 		survey->next_ms = Min(survey->next_ms, wait);
@@ -359,6 +359,20 @@ run_pass(void)
 	return survey.next_ms;
 }
 
+/* A reload may have changed grownext.environment: fenced databases are looked at again.
+ */
+static void
+expect_fenced(void)
+{
+	LWLockAcquire(&gn_workers->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < gn_workers->database_count; i++)
+	{
+		if (gn_workers->database[i].verdict == GN_VERDICT_FENCED)
+			gn_workers->database[i].scheduler.not_before = 0;
+	}
+	LWLockRelease(&gn_workers->lock);
+}
+
 void
 gn_launcher_main(Datum main_arg)
 {
@@ -378,6 +392,7 @@ gn_launcher_main(Datum main_arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			expect_fenced();
 		}
 		gn_worker_reap();
 		if (gn_mode != GN_MODE_OFF)

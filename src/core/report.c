@@ -241,6 +241,16 @@ int_or_null(int number, bool *isnull)
 	return Int32GetDatum(number);
 }
 
+/* Since when starts fail; 0 when they no longer do, or nobody needs one. */
+static TimestampTz
+lasting_since(const GnShortage *shortage)
+{
+	return TimestampDifferenceExceeds(shortage->failed_at, GetCurrentTimestamp(),
+									  GN_SHORTAGE_LASTS_MS)
+			   ? 0
+			   : shortage->since;
+}
+
 #define FACTS 22
 
 /* The columns that come from shared memory. */
@@ -277,8 +287,8 @@ put_shared_facts(Datum *values, bool *nulls)
 	nulls[15] = false;
 	values[16] = Int32GetDatum(used);
 	nulls[16] = false;
-	values[17] = time_or_null(workers->slots.since, &nulls[17]);
-	values[18] = time_or_null(workers->processes.since, &nulls[18]);
+	values[17] = time_or_null(lasting_since(&workers->slots), &nulls[17]);
+	values[18] = time_or_null(lasting_since(&workers->processes), &nulls[18]);
 	values[19] = Int32GetDatum(databases);
 	nulls[19] = false;
 }

@@ -28,6 +28,7 @@
 
 #define LONGEST_SLEEP_MS 60000
 #define LONGEST_BACKOFF_MS 60000
+#define LONGEST_SHORTAGE_MS 8000
 
 /* A component's share of the pass: its tick, or its call for executors. */
 typedef struct Duty
@@ -187,8 +188,8 @@ start_executors(void)
 		}
 		start_due =
 			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										start_failures < 6 ? 1000 << start_failures
-														   : LONGEST_BACKOFF_MS);
+										start_failures < 3 ? 1000 << start_failures
+														   : LONGEST_SHORTAGE_MS);
 		start_failures++;
 		return;
 	}
@@ -252,7 +253,8 @@ time_to_sleep(void)
 	return sleep;
 }
 
-/* Somebody changed something that matters: every duty is due, whatever went wrong before. */
+/* Somebody changed something that matters: every duty is due, whatever went wrong
+ * before. */
 static void
 expect_all(void)
 {

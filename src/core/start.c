@@ -41,8 +41,10 @@ note_shortage(GnShortage *shortage)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (shortage->since == 0)
+	if (shortage->since == 0 ||
+		TimestampDifferenceExceeds(shortage->failed_at, now, GN_SHORTAGE_LASTS_MS))
 		shortage->since = now;
+	shortage->failed_at = now;
 	if (shortage->logged_at != 0 &&
 		!TimestampDifferenceExceeds(shortage->logged_at, now, LOG_AGAIN_AFTER_MS))
 		return false;

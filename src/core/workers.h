@@ -89,8 +89,12 @@ typedef struct GnBlock
 typedef struct GnShortage
 {
 	TimestampTz since; /* 0: none */
+	TimestampTz
+		failed_at; /* the last start that failed; it is tried every few seconds */
 	TimestampTz logged_at;
 } GnShortage;
+
+#define GN_SHORTAGE_LASTS_MS 60000 /* after the last failed start */
 
 typedef struct GnWorkers
 {
