@@ -250,6 +250,16 @@ SQL
 			push @unknown, "$page: $1" unless $known{$1};
 		}
 	}
+	# Unqualified calls too, in the pages that no component owns.
+	my %called = map { $_->[0] => 1 } query($database, 'SELECT DISTINCT proname FROM pg_proc');
+	foreach my $page ('README.md', map { "docs/$_.md" } qw(context errors index install operations quickstart security settings))
+	{
+		my $text = prose($manual{$page});
+		while ($text =~ /`([a-z]\w*)\(/g)
+		{
+			push @unknown, "$page: $1()" unless $called{$1};
+		}
+	}
 	point(!@unknown, 'the pages name nothing that does not exist', @unknown);
 }
 
