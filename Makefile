@@ -10,6 +10,11 @@ MODULE_big = $(EXTENSION)
 C_SOURCES  = src/grownext.c $(foreach c,$(COMPONENTS),$(sort $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/src/$c/*.c))))
 OBJS       = $(C_SOURCES:.c=.o)
 SCRIPT     = $(EXTENSION)--$(EXTVERSION).sql
+
+# One upgrade script per released version that src/upgrade has a delta from; see there.
+UPGRADE_DIR     = $(srcdir)/src/upgrade
+UPGRADE_SCRIPTS = $(foreach d,$(notdir $(wildcard $(UPGRADE_DIR)/*--*.sql)),$(EXTENSION)--$(firstword $(subst --, ,$d))--$(EXTVERSION).sql)
+
 DATA_built = $(SCRIPT) $(UPGRADE_SCRIPTS)
 EXTRA_CLEAN = $(SCRIPT) $(UPGRADE_SCRIPTS) tmp_check tmp_check_iso output_iso results regression.diffs regression.out
 
@@ -38,6 +43,13 @@ SQL_SOURCES = src/prologue.sql \
 
 $(SCRIPT): $(addprefix $(srcdir)/,$(SQL_SOURCES)) $(srcdir)/Makefile
 	cat $(addprefix $(srcdir)/,$(SQL_SOURCES)) > $@
+
+# From a released version to this one: the deltas of the tables since, then everything
+# that can be replayed.
+$(EXTENSION)--%--$(EXTVERSION).sql: $(wildcard $(UPGRADE_DIR)/*--*.sql) $(SCRIPT)
+	{ printf '%s\n' '\echo Use "ALTER EXTENSION $(EXTENSION) UPDATE" to load this file. \quit'; \
+	  cat $$(ls $(UPGRADE_DIR)/*--*.sql | sort -V | sed -n '\,/$*--,,$$p') \
+	      $(addprefix $(srcdir)/,$(filter-out src/prologue.sql %/tables.sql,$(SQL_SOURCES))); } > $@
 
 -include $(srcdir)/test/targets.mk
 -include $(srcdir)/demo/targets.mk

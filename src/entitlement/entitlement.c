@@ -94,15 +94,17 @@ gn_entitlement_require(PG_FUNCTION_ARGS)
 	pg_uuid_t user;
 	int count;
 
-	question.tenant = gn_caller_tenant(GetUserId(), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1));
+	question.tenant =
+		gn_caller_tenant(GetUserId(), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1));
 	question.feature = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	question.user = context_user(&user);
 	question.at = gn_now();
 	decision = &ask(&question, &count)->decision;
 	if (!decision->allowed)
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_ENTITLED),
-						errmsg("the tenant is not entitled to \"%s\"", question.feature),
-						errdetail("Reason: %s.", decision->reason)));
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_NOT_ENTITLED),
+				 errmsg("the tenant is not entitled to \"%s\"", question.feature),
+				 errdetail("Reason: %s.", decision->reason)));
 	PG_RETURN_VOID();
 }
 
@@ -168,7 +170,8 @@ state_columns(const GnAnswer *answer, Datum *values, bool *nulls)
 
 	memset(nulls, true, STATE_COLUMNS);
 	set_text(&values[0], &nulls[0], answer->feature);
-	set_text(&values[1], &nulls[1], answer->known ? gn_kind_name(answer->known->kind) : NULL);
+	set_text(&values[1], &nulls[1],
+			 answer->known ? gn_kind_name(answer->known->kind) : NULL);
 	values[2] = BoolGetDatum(decision->allowed);
 	nulls[2] = false;
 	if (value)
@@ -189,8 +192,9 @@ state_columns(const GnAnswer *answer, Datum *values, bool *nulls)
 		values[7] = TimestampTzGetDatum(answer->period_end);
 		nulls[7] = TIMESTAMP_IS_NOEND(answer->period_end);
 	}
-	else if (answer->known && answer->known->kind == GN_KIND_LIMIT && decision->decided &&
-			 decision->setting.enabled && !decision->setting.unlimited)
+	else if (answer->known && answer->known->kind == GN_KIND_LIMIT &&
+			 decision->decided && decision->setting.enabled &&
+			 !decision->setting.unlimited)
 	{
 		values[5] = Int64GetDatum(decision->setting.quota);
 		nulls[5] = false;
@@ -229,7 +233,8 @@ user_argument(FunctionCallInfo fcinfo, int number, pg_uuid_t *space)
 	return named;
 }
 
-/* SQL: grownext.entitlement(feature text, tenant_id uuid, at timestamptz, user_id uuid) */
+/* SQL: grownext.entitlement(feature text, tenant_id uuid, at timestamptz, user_id uuid)
+ */
 Datum
 gn_entitlement(PG_FUNCTION_ARGS)
 {
@@ -242,7 +247,8 @@ gn_entitlement(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	question.tenant = gn_caller_tenant(GetUserId(), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1));
+	question.tenant =
+		gn_caller_tenant(GetUserId(), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1));
 	question.feature = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	question.at = instant_argument(fcinfo, 2);
 	question.user = user_argument(fcinfo, 3, &user);
@@ -263,7 +269,8 @@ gn_entitlements(PG_FUNCTION_ARGS)
 	int count;
 
 	InitMaterializedSRF(fcinfo, 0);
-	question.tenant = gn_caller_tenant(GetUserId(), PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0));
+	question.tenant =
+		gn_caller_tenant(GetUserId(), PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0));
 	question.at = instant_argument(fcinfo, 1);
 	question.user = context_user(&user);
 	answers = ask(&question, &count);

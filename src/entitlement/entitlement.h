@@ -14,7 +14,7 @@ extern const GnComponent gn_entitlement_component;
 typedef struct GnQuestion
 {
 	pg_uuid_t tenant;
-	const char *feature; /* NULL: all */
+	const char *feature;   /* NULL: all */
 	const pg_uuid_t *user; /* or NULL */
 	TimestampTz at;
 } GnQuestion;

@@ -23,11 +23,12 @@
 GN_FUNCTION(gn_entitlement_period);
 
 static const char *const period_names[] = {
-	[GN_PERIOD_HOUR] = "hour",	 [GN_PERIOD_DAY] = "day",	[GN_PERIOD_WEEK] = "week",
+	[GN_PERIOD_HOUR] = "hour",   [GN_PERIOD_DAY] = "day",   [GN_PERIOD_WEEK] = "week",
 	[GN_PERIOD_MONTH] = "month", [GN_PERIOD_YEAR] = "year", [GN_PERIOD_NEVER] = "never",
 };
 
-/* The calendar's anchors, as timestamps without zone: 2000-01-01 and Monday, 2000-01-03. */
+/* The calendar's anchors, as timestamps without zone: 2000-01-01 and Monday,
+ * 2000-01-03. */
 #define CALENDAR_ANCHOR INT64CONST(0)
 #define CALENDAR_MONDAY (2 * USECS_PER_DAY)
 
@@ -54,8 +55,8 @@ gn_period_name(GnPeriod period)
 static void
 refuse_out_of_range(void)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
+	ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					errmsg("timestamp out of range")));
 }
 
 static Timestamp
@@ -119,10 +120,11 @@ boundary(GnPeriod period, Timestamp anchor, pg_tz *zone, int64 n)
 		case GN_PERIOD_NEVER:
 			elog(ERROR, "a period without end has no boundaries");
 	}
-	return instant_from_local(
-		DatumGetTimestamp(DirectFunctionCall2(timestamp_pl_interval, TimestampGetDatum(anchor),
-											  IntervalPGetDatum(&step))),
-		zone);
+	return instant_from_local(DatumGetTimestamp(
+								  DirectFunctionCall2(timestamp_pl_interval,
+													  TimestampGetDatum(anchor),
+													  IntervalPGetDatum(&step))),
+							  zone);
 }
 
 /* Which boundary is about the last one before local; off by one at most. */
@@ -153,8 +155,8 @@ guess_boundary(GnPeriod period, Timestamp anchor, Timestamp local)
 }
 
 void
-gn_period_bounds(GnPeriod period, const TimestampTz *anchor, pg_tz *zone, TimestampTz at,
-				 TimestampTz *start, TimestampTz *end)
+gn_period_bounds(GnPeriod period, const TimestampTz *anchor, pg_tz *zone,
+				 TimestampTz at, TimestampTz *start, TimestampTz *end)
 {
 	Timestamp first;
 	Timestamp local;
@@ -175,9 +177,9 @@ gn_period_bounds(GnPeriod period, const TimestampTz *anchor, pg_tz *zone, Timest
 	}
 	else
 	{
-		first = anchor						 ? local_from_instant(*anchor, zone)
+		first = anchor                     ? local_from_instant(*anchor, zone)
 				: period == GN_PERIOD_WEEK ? CALENDAR_MONDAY
-											 : CALENDAR_ANCHOR;
+										   : CALENDAR_ANCHOR;
 		local = local_from_instant(at, zone);
 	}
 	n = guess_boundary(period, first, local);
@@ -217,11 +219,13 @@ gn_entitlement_period(PG_FUNCTION_ARGS)
 		anchor = PG_GETARG_TIMESTAMPTZ(1);
 	zone = pg_tzset(text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	if (zone == NULL)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("time zone does not exist")));
-	gn_period_bounds(period, PG_ARGISNULL(1) ? NULL : &anchor, zone, PG_GETARG_TIMESTAMPTZ(3),
-					 &bounds[0], &bounds[1]);
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("time zone does not exist")));
+	gn_period_bounds(period, PG_ARGISNULL(1) ? NULL : &anchor, zone,
+					 PG_GETARG_TIMESTAMPTZ(3), &bounds[0], &bounds[1]);
 	elements[0] = TimestampTzGetDatum(bounds[0]);
 	elements[1] = TimestampTzGetDatum(bounds[1]);
-	PG_RETURN_ARRAYTYPE_P(construct_array(elements, 2, TIMESTAMPTZOID, sizeof(TimestampTz),
-										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	PG_RETURN_ARRAYTYPE_P(construct_array(elements, 2, TIMESTAMPTZOID,
+										  sizeof(TimestampTz), FLOAT8PASSBYVAL,
+										  TYPALIGN_DOUBLE));
 }

@@ -85,7 +85,8 @@ decided_by(const GnFeature *feature, GnSource source, const GnSetting *setting)
 	if (!setting->enabled)
 		decision.reason = source == GN_SOURCE_DEFAULT ? "not_included" : "taken_away";
 	else if (counts && !setting->unlimited && setting->quota == 0 && !setting->soft)
-		decision.reason = feature->kind == GN_KIND_METERED ? "quota_exceeded" : "limit_is_zero";
+		decision.reason =
+			feature->kind == GN_KIND_METERED ? "quota_exceeded" : "limit_is_zero";
 	else
 		decision.allowed = true;
 	return decision;
@@ -105,7 +106,8 @@ last_candidate(const GnFeature *feature, GnSource source)
 	return found;
 }
 
-/* Do both count the same periods? Quotas of different periods cannot be added or compared. */
+/* Do both count the same periods? Quotas of different periods cannot be added or
+ * compared. */
 static bool
 same_period(const GnSetting *a, const GnSetting *b)
 {
@@ -119,7 +121,8 @@ same_period(const GnSetting *a, const GnSetting *b)
  * period; a metered one of another period is left out.
  */
 static void
-fold_candidate(const GnFeature *feature, GnSetting *result, const GnCandidate *candidate)
+fold_candidate(const GnFeature *feature, GnSetting *result,
+			   const GnCandidate *candidate)
 {
 	GnSetting next = candidate->setting;
 
@@ -142,8 +145,9 @@ fold_candidate(const GnFeature *feature, GnSetting *result, const GnCandidate *c
 		return;
 	result->unlimited |= next.unlimited;
 	result->soft |= next.soft;
-	result->quota = feature->fold == GN_FOLD_SUM ? saturating_add(result->quota, next.quota)
-												 : Max(result->quota, next.quota);
+	result->quota = feature->fold == GN_FOLD_SUM
+						? saturating_add(result->quota, next.quota)
+						: Max(result->quota, next.quota);
 }
 
 /* Subscriptions and add-ons first, then grants that add. */

@@ -1,4 +1,5 @@
-/* src/entitlement/resolve.h -- what a tenant is entitled to, decided from what was read */
+/* src/entitlement/resolve.h -- what a tenant is entitled to, decided from what was read
+ */
 #ifndef GN_RESOLVE_H
 #define GN_RESOLVE_H
 
@@ -35,7 +36,7 @@ typedef struct GnSetting
 	bool billing_anchor;
 	bool soft;
 	TimestampTz anchor; /* of the subscription; read if billing_anchor */
-	Jsonb *value;		/* config; else NULL */
+	Jsonb *value;       /* config; else NULL */
 } GnSetting;
 
 /* In the order in which they decide. */
@@ -81,7 +82,7 @@ typedef struct GnDecision
 	bool allowed;
 	GnSource source;
 	const char *reason; /* NULL if allowed */
-	GnSetting setting;	/* of meaning if decided, which is so whenever allowed */
+	GnSetting setting;  /* of meaning if decided, which is so whenever allowed */
 	bool decided;
 } GnDecision;
 
@@ -92,6 +93,7 @@ extern const char *gn_kind_name(GnKind kind);
  * Decides about a feature (NULL: unknown) of a tenant. Counters are no part of it: a
  * metered feature is allowed if there is a quota, used up or not.
  */
-extern GnDecision gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant);
+extern GnDecision
+gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant);
 
 #endif

@@ -13,8 +13,8 @@
  * back and the question is asked again. The row is ours by then, so nobody saw them.
  *
  * An idempotency key is inserted first. A second call with the same key therefore
- * waits for the first, and answers what that one got, even if those were the last units.
- * A denial removes the key again. Lock order: key, then counter.
+ * waits for the first, and answers what that one got, even if those were the last
+ *units. A denial removes the key again. Lock order: key, then counter.
  */
 #include "postgres.h"
 
@@ -76,17 +76,20 @@ usage_arguments(FunctionCallInfo fcinfo, const char *operation)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("an idempotency key has 1 to 255 bytes")));
 	}
-	call.tenant = gn_caller_tenant(GetUserId(), PG_ARGISNULL(3) ? NULL : PG_GETARG_UUID_P(3));
+	call.tenant =
+		gn_caller_tenant(GetUserId(), PG_ARGISNULL(3) ? NULL : PG_GETARG_UUID_P(3));
 	return call;
 }
 
-/* Resolves under a snapshot of this moment, which sees what was committed while we waited. */
+/* Resolves under a snapshot of this moment, which sees what was committed while we
+ * waited. */
 static GnAnswer *
 resolve_now(const UsageCall *call)
 {
 	pg_uuid_t user;
 	const GnContext *context = gn_context();
-	bool has_user = context && context->subject && gn_uuid_parse(context->subject, &user);
+	bool has_user =
+		context && context->subject && gn_uuid_parse(context->subject, &user);
 	GnQuestion question = {
 		.tenant = call->tenant,
 		.feature = call->feature ? call->feature : "",
@@ -102,20 +105,22 @@ resolve_now(const UsageCall *call)
 	return answer;
 }
 
-/* Answers from the key's row, false if there is none; raises if it stands for another call. */
+/* Answers from the key's row, false if there is none; raises if it stands for another
+ * call. */
 static bool
 read_key(const UsageCall *call, UsageResult *result)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT f.feature = $4 AND k.amount = $5, (k.result).used, (k.result).quota,"
-				 " (k.result).resets_at"
-				 " FROM _grownext.entitlement_usage_key AS k"
-				 " JOIN _grownext.entitlement_feature AS f ON f.id = k.feature_id"
-				 " WHERE k.tenant_id = $1 AND k.operation = $2 AND k.idempotency_key = $3",
-				 UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID);
-	Datum values[5] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key), CStringGetTextDatum(call->feature),
-					   Int64GetDatum(call->amount)};
+	static GnQuery query = GN_QUERY(
+		"SELECT f.feature = $4 AND k.amount = $5, (k.result).used, (k.result).quota,"
+		" (k.result).resets_at"
+		" FROM _grownext.entitlement_usage_key AS k"
+		" JOIN _grownext.entitlement_feature AS f ON f.id = k.feature_id"
+		" WHERE k.tenant_id = $1 AND k.operation = $2 AND k.idempotency_key = $3",
+		UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID);
+	Datum values[5] = {UUIDPGetDatum(&call->tenant),
+					   CStringGetTextDatum(call->operation),
+					   CStringGetTextDatum(call->key),
+					   CStringGetTextDatum(call->feature), Int64GetDatum(call->amount)};
 	bool isnull;
 	Datum quota;
 	Datum resets_at;
@@ -124,7 +129,8 @@ read_key(const UsageCall *call, UsageResult *result)
 		return false;
 	if (!DatumGetBool(usage_column(1, &isnull)))
 		ereport(ERROR, (errcode(GN_ERRCODE_IDEMPOTENCY_CONFLICT),
-						errmsg("idempotency key \"%s\" was used with other arguments", call->key)));
+						errmsg("idempotency key \"%s\" was used with other arguments",
+							   call->key)));
 	*result = (UsageResult){.allowed = true, .counted = true};
 	result->used = DatumGetInt64(usage_column(2, &isnull));
 	quota = usage_column(3, &isnull);
@@ -145,16 +151,19 @@ read_key(const UsageCall *call, UsageResult *result)
 static bool
 key_answers(const UsageCall *call, UsageResult *result)
 {
-	static GnQuery query =
-		GN_QUERY("INSERT INTO _grownext.entitlement_usage_key"
-				 " (tenant_id, operation, idempotency_key, feature_id, amount, created_at)"
-				 " SELECT $1, $2, $3, f.id, $5, $6"
-				 " FROM _grownext.entitlement_feature AS f WHERE f.feature = $4"
-				 " ON CONFLICT DO NOTHING",
-				 UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID);
-	Datum values[6] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key), CStringGetTextDatum(call->feature),
-					   Int64GetDatum(call->amount), TimestampTzGetDatum(call->now)};
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.entitlement_usage_key"
+		" (tenant_id, operation, idempotency_key, feature_id, amount, created_at)"
+		" SELECT $1, $2, $3, f.id, $5, $6"
+		" FROM _grownext.entitlement_feature AS f WHERE f.feature = $4"
+		" ON CONFLICT DO NOTHING",
+		UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID);
+	Datum values[6] = {UUIDPGetDatum(&call->tenant),
+					   CStringGetTextDatum(call->operation),
+					   CStringGetTextDatum(call->key),
+					   CStringGetTextDatum(call->feature),
+					   Int64GetDatum(call->amount),
+					   TimestampTzGetDatum(call->now)};
 
 	return gn_spi_execute(&query, values, NULL, false) == 0 && read_key(call, result);
 }
@@ -166,7 +175,8 @@ drop_key(const UsageCall *call)
 		GN_QUERY("DELETE FROM _grownext.entitlement_usage_key WHERE tenant_id = $1"
 				 " AND operation = $2 AND idempotency_key = $3",
 				 UUIDOID, TEXTOID, TEXTOID);
-	Datum values[3] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->operation),
+	Datum values[3] = {UUIDPGetDatum(&call->tenant),
+					   CStringGetTextDatum(call->operation),
 					   CStringGetTextDatum(call->key)};
 
 	gn_spi_execute(&query, values, NULL, false);
@@ -175,14 +185,18 @@ drop_key(const UsageCall *call)
 static void
 answer_key(const UsageCall *call, const UsageResult *result)
 {
-	static GnQuery query = GN_QUERY(
-		"UPDATE _grownext.entitlement_usage_key"
-		" SET result = ROW(true, $4, $5, greatest($5 - $4, 0), $6, NULL)::grownext.usage_result"
-		" WHERE tenant_id = $1 AND operation = $2 AND idempotency_key = $3",
-		UUIDOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
-	Datum values[6] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key), Int64GetDatum(result->used),
-					   Int64GetDatum(result->quota), TimestampTzGetDatum(result->resets_at)};
+	static GnQuery query =
+		GN_QUERY("UPDATE _grownext.entitlement_usage_key"
+				 " SET result = ROW(true, $4, $5, greatest($5 - $4, 0), $6, "
+				 "NULL)::grownext.usage_result"
+				 " WHERE tenant_id = $1 AND operation = $2 AND idempotency_key = $3",
+				 UUIDOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
+	Datum values[6] = {UUIDPGetDatum(&call->tenant),
+					   CStringGetTextDatum(call->operation),
+					   CStringGetTextDatum(call->key),
+					   Int64GetDatum(result->used),
+					   Int64GetDatum(result->quota),
+					   TimestampTzGetDatum(result->resets_at)};
 	char nulls[] = "      ";
 
 	if (result->unlimited)
@@ -193,7 +207,7 @@ answer_key(const UsageCall *call, const UsageResult *result)
 }
 
 /* The four columns that name a period's row, as $1 to $4. */
-#define USAGE_ROW                                                                        \
+#define USAGE_ROW                                                                      \
 	"tenant_id = $1 AND feature_id = $2 AND period_start = $3 AND period = $4"
 
 static void
@@ -221,7 +235,8 @@ add_to_row(const UsageCall *call, const GnAnswer *answer, int64 ceiling, int64 *
 	values[4] = Int64GetDatum(call->amount);
 	values[5] = Int64GetDatum(ceiling);
 	values[6] = Int64GetDatum(setting->quota);
-	if (gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL, false) != 1)
+	if (gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL, false) !=
+		1)
 		return false;
 	*used = DatumGetInt64(usage_column(1, &isnull));
 	return true;
@@ -231,11 +246,11 @@ add_to_row(const UsageCall *call, const GnAnswer *answer, int64 ceiling, int64 *
 static bool
 insert_row(const UsageCall *call, const GnAnswer *answer, int64 *used)
 {
-	static GnQuery query =
-		GN_QUERY("INSERT INTO _grownext.entitlement_usage"
-				 " (tenant_id, feature_id, period_start, period, used, period_end, quota)"
-				 " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT8OID);
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.entitlement_usage"
+		" (tenant_id, feature_id, period_start, period, used, period_end, quota)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT8OID);
 	const GnSetting *setting = &answer->decision.setting;
 	Datum values[7];
 
@@ -244,15 +259,16 @@ insert_row(const UsageCall *call, const GnAnswer *answer, int64 *used)
 	values[5] = TimestampTzGetDatum(answer->period_end);
 	values[6] = Int64GetDatum(setting->quota);
 	*used = call->amount;
-	return gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL, false) == 1;
+	return gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL,
+						  false) == 1;
 }
 
 static int64
 used_of_row(const UsageCall *call, const GnAnswer *answer)
 {
 	static GnQuery query =
-		GN_QUERY("SELECT used FROM _grownext.entitlement_usage WHERE " USAGE_ROW, UUIDOID, INT4OID,
-				 TIMESTAMPTZOID, TEXTOID);
+		GN_QUERY("SELECT used FROM _grownext.entitlement_usage WHERE " USAGE_ROW,
+				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
 	Datum values[4];
 	bool isnull;
 
@@ -266,9 +282,9 @@ used_of_row(const UsageCall *call, const GnAnswer *answer)
 static void
 take_back(const UsageCall *call, const GnAnswer *answer)
 {
-	static GnQuery query =
-		GN_QUERY("UPDATE _grownext.entitlement_usage SET used = used - $5 WHERE " USAGE_ROW, UUIDOID,
-				 INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID);
+	static GnQuery query = GN_QUERY(
+		"UPDATE _grownext.entitlement_usage SET used = used - $5 WHERE " USAGE_ROW,
+		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID);
 	Datum values[5];
 
 	name_row(call, answer, values);
@@ -276,16 +292,17 @@ take_back(const UsageCall *call, const GnAnswer *answer)
 	gn_spi_execute(&query, values, NULL, false);
 }
 
-/* True if the units were counted; used is what the row says then, or what denied them. */
+/* True if the units were counted; used is what the row says then, or what denied them.
+ */
 static bool
 count_units(const UsageCall *call, const GnAnswer *answer, int64 *used)
 {
 	const GnSetting *setting = &answer->decision.setting;
 	int64 ceiling = setting->unlimited || setting->soft ? PG_INT64_MAX : setting->quota;
 
-	if (call->amount <= ceiling && (add_to_row(call, answer, ceiling, used) ||
-									insert_row(call, answer, used) ||
-									add_to_row(call, answer, ceiling, used)))
+	if (call->amount <= ceiling &&
+		(add_to_row(call, answer, ceiling, used) || insert_row(call, answer, used) ||
+		 add_to_row(call, answer, ceiling, used)))
 		return true;
 	*used = used_of_row(call, answer);
 	return false;
@@ -312,7 +329,8 @@ try_consume(UsageCall *call, UsageResult *result)
 	call->now = gn_now();
 	answer = resolve_now(call);
 	*result = (UsageResult){.reason = answer->decision.reason};
-	if (answer->known && answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
+	if (answer->known && answer->known->kind != GN_KIND_METERED &&
+		answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
 		describe_quota(answer, used_of_row(call, answer), result);
@@ -362,7 +380,8 @@ give_back(const UsageCall *call, UsageResult *result)
 		"UPDATE _grownext.entitlement_usage AS u SET used = u.used - $3"
 		" FROM (SELECT r.tenant_id, r.feature_id, r.period_start, r.period"
 		" FROM _grownext.entitlement_usage AS r"
-		" JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id AND f.feature = $2"
+		" JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id AND f.feature "
+		"= $2"
 		" WHERE r.tenant_id = $1 AND r.period_start <= $4 AND r.period_end > $4"
 		" ORDER BY r.period_start DESC LIMIT 1) AS r"
 		" WHERE u.tenant_id = r.tenant_id AND u.feature_id = r.feature_id"
@@ -434,10 +453,12 @@ result_datum(FunctionCallInfo fcinfo, const UsageResult *result)
 		values[5] = CStringGetTextDatum(result->reason);
 		nulls[5] = false;
 	}
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
+	return HeapTupleGetDatum(
+		heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
 }
 
-/* SQL: grownext.usage_consume(feature text, amount bigint, idempotency_key text, tenant_id uuid) */
+/* SQL: grownext.usage_consume(feature text, amount bigint, idempotency_key text,
+ * tenant_id uuid) */
 Datum
 gn_usage_consume(PG_FUNCTION_ARGS)
 {
@@ -448,7 +469,8 @@ gn_usage_consume(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
-/* SQL: grownext.usage_require(feature text, amount bigint, idempotency_key text, tenant_id uuid) */
+/* SQL: grownext.usage_require(feature text, amount bigint, idempotency_key text,
+ * tenant_id uuid) */
 Datum
 gn_usage_require(PG_FUNCTION_ARGS)
 {
@@ -464,12 +486,14 @@ gn_usage_require(PG_FUNCTION_ARGS)
 								  (long long) call.amount)));
 	if (!result.allowed)
 		ereport(ERROR, (errcode(GN_ERRCODE_NOT_ENTITLED),
-						errmsg("the tenant is not entitled to \"%s\"", call.feature ? call.feature : ""),
+						errmsg("the tenant is not entitled to \"%s\"",
+							   call.feature ? call.feature : ""),
 						errdetail("Reason: %s.", result.reason)));
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
-/* SQL: grownext.usage_return(feature text, amount bigint, idempotency_key text, tenant_id uuid) */
+/* SQL: grownext.usage_return(feature text, amount bigint, idempotency_key text,
+ * tenant_id uuid) */
 Datum
 gn_usage_return(PG_FUNCTION_ARGS)
 {

@@ -24,13 +24,15 @@ const GnComponent gn_tenant_component = {.name = "tenant"};
 Datum
 gn_has_permission(PG_FUNCTION_ARGS)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT _grownext.tenant_permits(r.permissions, $3)"
-		" FROM _grownext.tenant_member AS m"
-		" JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state = 'active'"
-		" CROSS JOIN LATERAL _grownext.tenant_role_permissions(m.tenant_id, m.role) AS r (permissions)"
-		" WHERE m.tenant_id = $1 AND m.user_id = $2",
-		UUIDOID, UUIDOID, TEXTOID);
+	static GnQuery query =
+		GN_QUERY("SELECT _grownext.tenant_permits(r.permissions, $3)"
+				 " FROM _grownext.tenant_member AS m"
+				 " JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state "
+				 "= 'active'"
+				 " CROSS JOIN LATERAL _grownext.tenant_role_permissions(m.tenant_id, "
+				 "m.role) AS r (permissions)"
+				 " WHERE m.tenant_id = $1 AND m.user_id = $2",
+				 UUIDOID, UUIDOID, TEXTOID);
 	const GnContext *context = gn_context();
 	pg_uuid_t user_id;
 	pg_uuid_t tenant_id;
@@ -52,7 +54,8 @@ gn_has_permission(PG_FUNCTION_ARGS)
 	if (gn_spi_execute(&query, values, NULL, true) == 1)
 	{
 		bool isnull;
-		Datum datum = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		Datum datum =
+			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
 		permitted = !isnull && DatumGetBool(datum);
 	}
@@ -60,12 +63,13 @@ gn_has_permission(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(permitted);
 }
 
-/* POSIX specifications such as "ABC5" are no names: the few zones with a digit are listed. */
+/* POSIX specifications such as "ABC5" are no names: the few zones with a digit are
+ * listed. */
 static bool
 is_zone_name(const char *name)
 {
-	static const char *const with_digits[] = {"Etc/GMT", "GMT", "EST5EDT", "CST6CDT", "MST7MDT",
-											  "PST8PDT"};
+	static const char *const with_digits[] = {"Etc/GMT", "GMT",     "EST5EDT",
+											  "CST6CDT", "MST7MDT", "PST8PDT"};
 
 	if (strpbrk(name, "0123456789<>,:") == NULL)
 		return true;

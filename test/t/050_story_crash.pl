@@ -23,16 +23,29 @@ my $seed = $ENV{GN_SEED} || time();
 srand($seed);
 diag("GN_SEED=$seed");
 
+# A client that runs a script until its connection breaks. From a file: a pipe would
+# break with it, and take this test along.
+sub client
+{
+	my ($number, $script, $out) = @_;
+	my $file = $node->basedir . "/client$number.sql";
+
+	open(my $to, '>', $file) or die $!;
+	print $to $script;
+	close($to);
+	$$out = '';
+	return IPC::Run::start(
+		[ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('story') . ' user=story_service', '-f', $file ],
+		'<', \undef, '>', $out, '2>', \my $ignored);
+}
+
 foreach my $round (1 .. $rounds)
 {
 	my (@clients, @out);
 	# three clients work, one receives Stripe's events, until the postmaster dies under them
 	foreach my $client (0 .. 2)
 	{
-		my $script = join('', map { GrowNext::Story::unit_of_work($next++) } 1 .. 400);
-		push @clients, IPC::Run::start(
-			[ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('story') . ' user=story_service' ],
-			'<', \$script, '>', \$out[$client], '2>', \my $ignored);
+		push @clients, client($client, join('', map { GrowNext::Story::unit_of_work($next++) } 1 .. 400), \$out[$client]);
 	}
 	my $deliveries = '';
 	foreach my $i (1 .. 40)
@@ -40,11 +53,11 @@ foreach my $round (1 .. $rounds)
 		my $body = GrowNext::Story::stripe_event('customer.subscription.updated', time() + $i, event => "evt_crash_${round}_$i");
 		$deliveries .= GrowNext::Story::billing_call($body) . " \\g /dev/null\n\\echo delivered $i\n" foreach 1 .. 2;
 	}
-	push @clients, IPC::Run::start(
-		[ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('story') . ' user=story_service' ],
-		'<', \$deliveries, '>', \$out[3], '2>', \my $ignored);
+	push @clients, client(3, $deliveries, \$out[3]);
 
-	sleep(0.2 + rand(1.3)); # the random moment itself
+	# the random moment itself, counted from the first commit on
+	$clients[0]->pump until $out[0] =~ /^done/m or not $clients[0]->pumpable;
+	sleep(rand(1.5));
 	$node->kill9;
 	$_->finish foreach @clients;
 	push @done, $out[$_] =~ /^done (\d+)$/mg foreach 0 .. 2;
