@@ -27,14 +27,6 @@ CREATE FUNCTION master_key_status(key_file text, OUT state text, OUT detail text
 $$;
 \pset expanded on
 
--- without a master key nothing can be sealed, and the error says how to make one
-ALTER SYSTEM SET grownext.master_key_file = '';
-SELECT pg_reload_conf();
-\c
-SELECT * FROM refusal($$SELECT grownext.secret_set('a', 'first')$$, :'key_file');
-SELECT * FROM master_key_status(:'key_file');
-SELECT state, hint IS NOT NULL AS has_hint FROM _grownext.crypto_setup(NULL, NULL, NULL);
-
 -- only a server's configuration can say where it is: never a session, never a role
 SET grownext.master_key_file = '/tmp/mine';
 \echo :LAST_ERROR_SQLSTATE
@@ -46,6 +38,8 @@ ALTER SYSTEM SET grownext.master_key_file = :'key_file';
 SELECT pg_reload_conf();
 \c
 \! rm -f "$KEY_FILE"
+SELECT step, replace(state, :'key_file', '/FILE') AS state, hint IS NOT NULL AS has_hint FROM _grownext.crypto_setup(NULL, NULL, NULL);
+SELECT state FROM master_key_status(:'key_file');
 SELECT * FROM refusal($$SELECT grownext.secret_set('a', 'first')$$, :'key_file');
 \! echo "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=" > "$KEY_FILE"; chmod 640 "$KEY_FILE"
 SELECT * FROM refusal($$SELECT grownext.secret_set('a', 'first')$$, :'key_file');
@@ -86,8 +80,8 @@ SELECT count(*) FILTER (WHERE previous_until IS NOT NULL) AS rotating FROM grown
 SET grownext.test_clock = '2100-01-01 00:00+00';
 SELECT count(*) FILTER (WHERE previous_until IS NOT NULL) AS rotating FROM grownext.secret;
 RESET grownext.test_clock;
--- what is stored is neither the value nor the same twice
-SELECT bool_or(position('whsec' IN convert_from(sealed, 'LATIN1')) > 0) AS plaintext FROM _grownext.crypto_secret;
+-- what is stored is not the value
+SELECT bool_or(position('whsec'::bytea IN sealed) > 0) AS plaintext FROM _grownext.crypto_secret;
 
 -- from a file of the server, for superusers
 \! printf 'from a file\n' > "$KEY_FILE.secret"

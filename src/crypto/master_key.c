@@ -28,20 +28,20 @@
 #define KEYS_MAX 32
 #define TEXT_MAX 8192
 
-/* One private mapping: keys, and the text they are read from. */
+/* A private mapping: keys, and the text they are read from. */
 typedef struct Keyring
 {
+	int count;
 	GnMasterKey keys[KEYS_MAX];
 	char text[TEXT_MAX];
 } Keyring;
 
-static Keyring *keyring = NULL;
-static int key_count = 0;
+static Keyring *command_ring = NULL; /* filled in the postmaster, inherited */
+static Keyring *file_ring = NULL;
 
-/* What the keys in the ring were read from, to see that it changed. */
+/* What the file's keys were read from, to see that it changed. */
 static char loaded_path[MAXPGPATH];
 static struct stat loaded_stat;
-static bool loaded_from_command = false;
 
 static char *master_key_file = NULL;
 static char *master_key_command = NULL;
@@ -62,31 +62,26 @@ check_file_setting(char **newval, void **extra, GucSource source)
 	return true;
 }
 
-static bool
-open_keyring(void)
+static Keyring *
+open_ring(void)
 {
-	if (keyring)
-		return true;
-	keyring = mmap(NULL, sizeof(Keyring), PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (keyring == MAP_FAILED)
-	{
-		keyring = NULL;
-		return false;
-	}
+	Keyring *ring = mmap(NULL, sizeof(Keyring), PROT_READ | PROT_WRITE,
+						 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (ring == MAP_FAILED)
+		return NULL;
 #ifdef MADV_DONTDUMP
-	(void) madvise(keyring, sizeof(Keyring), MADV_DONTDUMP);
+	(void) madvise(ring, sizeof(Keyring), MADV_DONTDUMP);
 #endif
-	(void) mlock(keyring, sizeof(Keyring)); /* as far as RLIMIT_MEMLOCK allows */
-	return true;
+	(void) mlock(ring, sizeof(Keyring)); /* as far as RLIMIT_MEMLOCK allows */
+	return ring;
 }
 
 static void
-forget_keys(void)
+forget_file_keys(void)
 {
-	if (keyring)
-		gn_cleanse(keyring, sizeof(Keyring));
-	key_count = 0;
+	if (file_ring)
+		gn_cleanse(file_ring, sizeof(Keyring));
 	loaded_path[0] = '\0';
 }
 
@@ -141,10 +136,10 @@ valid_id(const char *id, size_t len)
 
 /* Fills the ring from its text; NULL, or what is wrong with the numbered line. */
 static const char *
-parse_keys(size_t len, int *line_number)
+parse_keys(Keyring *ring, size_t len, int *line_number)
 {
-	char *line = keyring->text;
-	char *end = keyring->text + len;
+	char *line = ring->text;
+	char *end = ring->text + len;
 	int count = 0;
 
 	for (*line_number = 1; line < end; (*line_number)++)
@@ -152,7 +147,7 @@ parse_keys(size_t len, int *line_number)
 		char *stop = memchr(line, '\n', end - line);
 		size_t length = (stop ? stop : end) - line;
 		char *colon;
-		GnMasterKey *key = &keyring->keys[count];
+		GnMasterKey *key = &ring->keys[count];
 
 		if (length > 0 && line[length - 1] == '\r')
 			length--;
@@ -168,14 +163,14 @@ parse_keys(size_t len, int *line_number)
 			memcpy(key->id, line, colon - line);
 			key->id[colon - line] = '\0';
 			for (int i = 0; i < count; i++)
-				if (strcmp(keyring->keys[i].id, key->id) == 0)
+				if (strcmp(ring->keys[i].id, key->id) == 0)
 					return "an id stands twice";
 			count++;
 		}
 		line = stop ? stop + 1 : end;
 	}
 	*line_number = 0;
-	key_count = count;
+	ring->count = count;
 	return count > 0 ? NULL : "it holds no key";
 }
 
@@ -239,62 +234,92 @@ report_file(GnMasterKeyProblem *problem, const char *path, const char *why, char
 	problem->hint = hint;
 }
 
+/* Reads the keys of an open file; NULL, or what is wrong, with a hint if it is special.
+ */
+static const char *
+read_key_file(int fd, const struct stat *st, const char *path, char **hint)
+{
+	const char *why = refuse_file(st, path, hint);
+	int line_number = 0;
+	ssize_t len;
+
+	if (why)
+		return why;
+	if (file_ring == NULL)
+		file_ring = open_ring();
+	if (file_ring == NULL)
+		return "out of memory";
+	len = read(fd, file_ring->text, TEXT_MAX);
+	why = len < 0 ? strerror(errno) : parse_keys(file_ring, (size_t) len, &line_number);
+	gn_cleanse(file_ring->text, TEXT_MAX);
+	return why && line_number ? psprintf("line %d: %s", line_number, why) : why;
+}
+
 /* Reads the file if it is not what the ring holds already. */
 static void
 load_key_file(const char *path, GnMasterKeyProblem *problem)
 {
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* do not hang on a pipe */
 	struct stat st;
 	const char *why;
 	char *hint = NULL;
-	int line_number = 0;
-	ssize_t len;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* do not hang on a pipe */
 
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &st) != 0)
 	{
 		int open_errno = errno;
 
-		forget_keys();
-		report_file(
-			problem, path, strerror(open_errno),
+		if (fd >= 0)
+			close(fd);
+		forget_file_keys();
+		hint =
 			open_errno == ENOENT
 				? psprintf(
 					  "Put the key file back from its backup; never a new key in its "
 					  "place, unless nothing was ever sealed here.")
 				: psprintf("chown %d '%s' && chmod 600 '%s'", (int) geteuid(), path,
-						   path));
+						   path);
+		report_file(problem, path, strerror(open_errno), hint);
 		return;
 	}
-	if (fstat(fd, &st) == 0 && key_count > 0 && !loaded_from_command &&
-		strcmp(path, loaded_path) == 0 && same_file(&st, &loaded_stat))
+	if (strcmp(path, loaded_path) == 0 && same_file(&st, &loaded_stat))
 	{
 		close(fd);
 		return;
 	}
-	forget_keys();
-	why = refuse_file(&st, path, &hint);
-	if (why == NULL && !open_keyring())
-		why = "out of memory";
-	if (why == NULL)
-	{
-		len = read(fd, keyring->text, TEXT_MAX);
-		why = len < 0 ? strerror(errno) : parse_keys((size_t) len, &line_number);
-		gn_cleanse(keyring->text, TEXT_MAX);
-	}
+	forget_file_keys();
+	why = read_key_file(fd, &st, path, &hint);
 	close(fd);
 	if (why)
 	{
-		forget_keys();
-		report_file(problem, path,
-					line_number ? psprintf("line %d: %s", line_number, why) : why,
-					hint ? hint
-						 : psprintf("Write one line of id:base64 per key; openssl rand "
-									"-base64 32 makes 32 bytes."));
+		forget_file_keys();
+		if (hint == NULL)
+			hint = psprintf(
+				"Write one line of id:base64 per key; openssl rand -base64 32 makes "
+				"32 bytes.");
+		report_file(problem, path, why, hint);
 		return;
 	}
 	strlcpy(loaded_path, path, sizeof(loaded_path));
 	loaded_stat = st;
-	loaded_from_command = false;
+}
+
+/* Reads what the command prints; NULL, or what is wrong. */
+static const char *
+read_command(FILE *pipe)
+{
+	int line_number = 0;
+	const char *why;
+	size_t len;
+
+	command_ring = open_ring();
+	if (pipe == NULL || command_ring == NULL)
+		return "it could not be started";
+	setvbuf(pipe, NULL, _IONBF, 0); /* no second copy of the keys */
+	len = fread(command_ring->text, 1, TEXT_MAX, pipe);
+	why = len == TEXT_MAX ? "it said too much"
+						  : parse_keys(command_ring, len, &line_number);
+	gn_cleanse(command_ring->text, TEXT_MAX);
+	return why;
 }
 
 /* In the postmaster, before it forks: what the command says stays in memory only. */
@@ -302,68 +327,62 @@ static void
 run_command(void)
 {
 	FILE *pipe = popen(master_key_command, "r");
-	const char *why = NULL;
-	int line_number = 0;
-	size_t len = 0;
+	const char *why = read_command(pipe);
 
-	if (pipe == NULL || !open_keyring())
-		why = "it could not be started";
-	else
-	{
-		setvbuf(pipe, NULL, _IONBF, 0); /* no second copy of the keys */
-		len = fread(keyring->text, 1, TEXT_MAX, pipe);
-	}
-	if (pipe && pclose(pipe) != 0 && why == NULL)
+	if (pipe && pclose(pipe) != 0)
 		why = "it failed";
 	if (why == NULL)
-		why = len == TEXT_MAX ? "it said too much" : parse_keys(len, &line_number);
-	if (keyring)
-		gn_cleanse(keyring->text, TEXT_MAX);
-	if (why)
-	{
-		forget_keys();
-		ereport(
-			WARNING,
+		return;
+	if (command_ring)
+		gn_cleanse(command_ring, sizeof(Keyring));
+	ereport(WARNING,
 			(errcode(GN_ERRCODE_MASTER_KEY_MISSING),
 			 errmsg("grownext.master_key_command gave no master key: %s", why),
 			 errhint(
 				 "It must print lines of id:base64; it runs once, at server start.")));
-		return;
+}
+
+static void
+report_absence(GnMasterKeyProblem *problem)
+{
+	if (*master_key_command == '\0')
+	{
+		problem->message = pstrdup("no master key is configured");
+		problem->hint = creation_hint();
 	}
-	loaded_from_command = true;
+	else if (gn_preloaded)
+	{
+		problem->message = pstrdup("grownext.master_key_command gave no master key");
+		problem->detail =
+			pstrdup("It ran at server start and failed; the server log says why.");
+		problem->hint = pstrdup("Mend the command and restart the server.");
+	}
+	else
+	{
+		problem->message = pstrdup("grownext.master_key_command gave no master key");
+		problem->detail =
+			pstrdup("It runs at server start, and the library was not preloaded.");
+		problem->hint =
+			pstrdup("Set shared_preload_libraries = 'grownext' and restart, or use "
+					"grownext.master_key_file.");
+	}
 }
 
 int
 gn_master_keys(const GnMasterKey **keys, GnMasterKeyProblem *problem)
 {
+	const Keyring *ring = command_ring;
+
 	*problem = (GnMasterKeyProblem){0};
-	if (master_key_file && *master_key_file)
-		load_key_file(master_key_file, problem);
-	else if (!loaded_from_command)
+	if (*master_key_file)
 	{
-		forget_keys();
-		if (master_key_command && *master_key_command)
-		{
-			problem->message =
-				pstrdup("grownext.master_key_command gave no master key");
-			problem->detail = pstrdup(
-				gn_preloaded
-					? "It ran at server start and failed; the server log says why."
-					: "It runs at server start, and the library was not preloaded.");
-			problem->hint = pstrdup(
-				gn_preloaded
-					? "Mend the command and restart the server."
-					: "Set shared_preload_libraries = 'grownext' and restart, or use "
-					  "grownext.master_key_file.");
-		}
-		else
-		{
-			problem->message = pstrdup("no master key is configured");
-			problem->hint = creation_hint();
-		}
+		load_key_file(master_key_file, problem);
+		ring = file_ring;
 	}
-	*keys = keyring ? keyring->keys : NULL;
-	return key_count;
+	else if (ring == NULL || ring->count == 0)
+		report_absence(problem);
+	*keys = ring ? ring->keys : NULL;
+	return ring ? ring->count : 0;
 }
 
 const GnMasterKey *
@@ -382,7 +401,7 @@ gn_master_key_find(const char *id)
 char *
 gn_master_key_source(void)
 {
-	if (master_key_file && *master_key_file)
+	if (*master_key_file)
 		return psprintf("file \"%s\"", master_key_file);
 	return pstrdup(master_key_command && *master_key_command
 					   ? "grownext.master_key_command"
@@ -394,8 +413,7 @@ gn_master_key_in_data_directory(void)
 {
 	char path[PATH_MAX];
 
-	return master_key_file && realpath(master_key_file, path) &&
-		   path_is_prefix_of_path(DataDir, path);
+	return realpath(master_key_file, path) && path_is_prefix_of_path(DataDir, path);
 }
 
 void

@@ -40,7 +40,7 @@ const inspect = async (token, client = db) =>
 
 before(async () => {
   const server = await connect('postgres');
-  if ((await ask(server, 'SHOW grownext.master_key_file')) === '') {
+  if ((await ask(server, "SELECT current_setting('grownext.master_key_file') || current_setting('grownext.master_key_command')")) === '') {
     directory = mkdtempSync(join(tmpdir(), 'gn-clients-'));
     const file = join(directory, 'master.key');
     writeFileSync(file, `test:${randomBytes(32).toString('base64')}\n`, { mode: 0o600 });

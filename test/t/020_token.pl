@@ -255,8 +255,17 @@ my $command = PostgreSQL::Test::Cluster->new('command');
 $command->init;
 write_file("$directory/say", "#!/bin/sh\necho run >>'$directory/runs'\necho '$line'\n");
 chmod(0700, "$directory/say");
+$command->append_conf('postgresql.conf', "shared_preload_libraries = 'grownext'\n");
+$command->start;
+$command->safe_psql('postgres', 'CREATE DATABASE bare');
+$command->safe_psql('bare', 'CREATE EXTENSION grownext');
+is(master_key_state($command, 'bare'), 'off', 'without any master key that part of the platform is off');
+like(refused($command, 'bare', "SELECT grownext.secret_set('a', 'b')"),
+	qr/NX017.*no master key is configured.*openssl rand -base64 32.*ALTER SYSTEM SET grownext\.master_key_file/s,
+	'and the error says how to make one');
+$command->stop;
 $command->append_conf('postgresql.conf',
-	"shared_preload_libraries = 'grownext'\ngrownext.master_key_command = '$directory/say'\n");
+	"grownext.master_key_command = '$directory/say'\n");
 $command->start;
 $command->safe_psql('postgres', 'CREATE DATABASE app');
 $command->safe_psql('app', 'CREATE EXTENSION grownext');
