@@ -3,6 +3,8 @@
 #
 # static               links, index, META.json, licence, roadmap; needs no server
 # catalogue DATABASE   settings, errors and names against the database
+# footprint DATABASE   what docs/footprint.sql measures against README.md
+# symbols LIBRARY      what README.md says of the network
 # run PAGE...          runs the blocks of pages and compares their output; the page as
 #                      it should read is written below ./pages, or ../pages
 #
@@ -248,7 +250,42 @@ SQL
 			push @unknown, "$page: $1" unless $known{$1};
 		}
 	}
+	# Unqualified calls too, in the pages that no component owns.
+	my %called = map { $_->[0] => 1 } query($database, 'SELECT DISTINCT proname FROM pg_proc');
+	foreach my $page ('README.md', map { "docs/$_.md" } qw(context errors index install operations quickstart security settings))
+	{
+		my $text = prose($manual{$page});
+		while ($text =~ /`([a-z]\w*)\(/g)
+		{
+			push @unknown, "$page: $1()" unless $called{$1};
+		}
+	}
 	point(!@unknown, 'the pages name nothing that does not exist', @unknown);
+}
+
+# ---- footprint --------------------------------------------------------------------
+
+sub check_footprint
+{
+	my ($database) = @_;
+	my $text = psql({ user => 'acme_service', db => $database }, slurp('docs/footprint.sql'), '-A', '-t');
+	my %page = map { $_->[0] => $_->[1] } rows(slurp('README.md'), 'Operation');
+	my %measured = $text =~ /^\| (.*?) \| (\d+) \|$/mg;
+	my @bad = map { "$_: README.md " . ($page{$_} // 'does not have it') . ', measured ' . ($measured{$_} // 'not') }
+		grep {
+			my ($is, $said) = ($measured{$_}, $page{$_});
+			# Page splits and server versions move the figures a little.
+			!defined $is || !defined $said || abs($is - $said) > ($said == 0 ? 0 : 16 + 0.2 * $said)
+		} sort keys %{ { %page, %measured } };
+	point(!@bad && %measured, 'README.md says how much WAL an operation writes', @bad, %measured ? () : split(/\n/, $text));
+}
+
+sub check_symbols
+{
+	my ($library) = @_;
+	my $symbols = `nm -D --undefined-only '$library'`;
+	my @network = $symbols =~ /\b((?:socket|connect|bind|listen|accept4?|send\w*|recv\w*|getaddrinfo|gethostby\w*|PQ\w+|curl_\w+|BIO_\w*(?:connect|socket)\w*|SSL_\w+))(?:@|$)/mg;
+	point($symbols ne '' && !@network, 'the library imports no network function', @network);
 }
 
 # ---- run ----------------------------------------------------------------------------
@@ -481,5 +518,7 @@ $| = 1;
 my $mode = shift // '';
 if ($mode eq 'static') { check_static() }
 elsif ($mode eq 'catalogue') { check_catalogue(@ARGV) }
+elsif ($mode eq 'footprint') { check_footprint(@ARGV) }
+elsif ($mode eq 'symbols') { check_symbols(@ARGV) }
 elsif ($mode eq 'run') { ($_ =~ /\.sql$/ ? run_file($_) : run_page($_)) foreach @ARGV }
-else { die "usage: docs/check.pl static | catalogue DATABASE | run PAGE...\n" }
+else { die "usage: docs/check.pl static | catalogue DATABASE | footprint DATABASE | symbols LIBRARY | run PAGE...\n" }

@@ -166,8 +166,10 @@ parse_fold(const char *name)
 	elog(ERROR, "unexpected fold of feature \"%s\"", name);
 }
 
-/* The tenant comes with every feature; a zone that the time zone database lost counts
- * as UTC. */
+/*
+ * The tenant comes with every feature; a zone that the time zone database lost counts
+ * as UTC.
+ */
 static void
 read_tenant(Reading *reading)
 {

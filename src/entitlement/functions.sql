@@ -9,8 +9,7 @@ BEGIN
     IF value = '"unlimited"' THEN
         RETURN NULL;
     ELSIF coalesce(jsonb_typeof(value), '') <> 'number' OR value::numeric <> trunc(value::numeric) OR value::numeric < 0 THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('"%s" needs a whole number from 0, or "unlimited"', feature);
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" needs a whole number from 0, or "unlimited"', feature);
     ELSIF value::numeric > 9223372036854775807 THEN
         RAISE EXCEPTION USING ERRCODE = 'numeric_value_out_of_range', MESSAGE = format('the number of "%s" is out of range', feature);
     END IF;
@@ -30,7 +29,6 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
 DECLARE
     setting _grownext.entitlement_setting;
     period text;
-    key text;
     keys text[];
 BEGIN
     IF value = 'false' THEN
@@ -40,20 +38,16 @@ BEGIN
     setting.enabled := true;
     IF definition.kind = 'boolean' THEN
         IF value IS DISTINCT FROM 'true' THEN
-            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-                MESSAGE = format('"%s" is of kind boolean: true or false', definition.feature);
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is of kind boolean: true or false', definition.feature);
         END IF;
         RETURN setting;
     END IF;
 
-    IF jsonb_typeof(value) = 'object' THEN
-        keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' ELSE '{quota,period,soft}' END;
-        FOR key IN SELECT jsonb_object_keys(value) LOOP
-            IF key <> ALL (keys) THEN
-                RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('unknown key "%s" for "%s"', key, definition.feature),
-                    HINT = format('A feature of kind %s takes: %s.', definition.kind, array_to_string(keys, ', '));
-            END IF;
-        END LOOP;
+    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' ELSE '{quota,period,soft}' END;
+    IF jsonb_typeof(value) = 'object' AND value - keys <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('unknown key "%s" for "%s"', (SELECT min(k) FROM jsonb_object_keys(value - keys) AS k), definition.feature),
+            HINT = format('A feature of kind %s takes: %s.', definition.kind, array_to_string(keys, ', '));
     END IF;
     IF definition.kind = 'config' THEN
         IF jsonb_typeof(value) IS DISTINCT FROM 'object' OR NOT value ? 'value' THEN
@@ -65,11 +59,12 @@ BEGIN
 
     setting.quota := _grownext.entitlement_quota(definition.feature, CASE jsonb_typeof(value) WHEN 'object' THEN value -> 'quota' ELSE value END);
     IF definition.kind = 'metered' THEN
-        IF jsonb_typeof(value) = 'object' AND value ? 'soft' AND jsonb_typeof(value -> 'soft') <> 'boolean' THEN
-            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"soft" of "%s" must be true or false', definition.feature);
+        IF jsonb_typeof(value) = 'object' THEN
+            PERFORM _grownext.core_check_options(value, '{"quota":"any","period":"string","soft":"boolean"}');
+            setting.soft := coalesce((value ->> 'soft')::boolean, false);
+            period := value ->> 'period';
         END IF;
-        setting.soft := jsonb_typeof(value) = 'object' AND coalesce((value ->> 'soft')::boolean, false);
-        period := coalesce(CASE jsonb_typeof(value) WHEN 'object' THEN value ->> 'period' END, definition.options ->> 'period', 'month');
+        period := coalesce(period, definition.options ->> 'period', 'month');
         IF period <> ALL ('{hour,day,week,month,year,billing,never}') THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('period "%s" of "%s" does not exist', period, definition.feature),
                 HINT = 'Use hour, day, week, month, year, billing (a month from the subscription''s anchor) or never.';
@@ -94,8 +89,7 @@ DECLARE
 BEGIN
     SELECT * INTO definition FROM _grownext.entitlement_feature AS f WHERE f.feature = entitlement_feature_get.feature;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-            MESSAGE = format('feature "%s" does not exist', coalesce(feature, 'NULL')),
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('feature "%s" does not exist', coalesce(feature, 'NULL')),
             HINT = format('SELECT grownext.feature_define(%L, product, kind);', coalesce(feature, 'name'));
     END IF;
     RETURN definition;
@@ -251,8 +245,7 @@ BEGIN
     SELECT v.id INTO version_id FROM _grownext.entitlement_bundle_version AS v
      WHERE v.bundle = entitlement_bundle_latest.bundle ORDER BY v.version DESC LIMIT 1;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-            MESSAGE = format('bundle "%s" does not exist', coalesce(bundle, 'NULL')),
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('bundle "%s" does not exist', coalesce(bundle, 'NULL')),
             HINT = format('SELECT grownext.bundle_define(%L, features);', coalesce(bundle, 'bundle'));
     END IF;
     RETURN version_id;
@@ -287,16 +280,8 @@ COMMENT ON FUNCTION _grownext.entitlement_subscription_json(uuid) IS 'A subscrip
 
 -- Until when a subscription entitles, if its status does.
 CREATE OR REPLACE FUNCTION _grownext.entitlement_live_until(trial_until timestamptz, paid_through timestamptz, grace interval) RETURNS timestamptz
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT coalesce(greatest(trial_until, paid_through + grace), 'infinity');
-$$;
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT coalesce(greatest(trial_until, paid_through + grace), 'infinity') $$;
 COMMENT ON FUNCTION _grownext.entitlement_live_until(timestamptz, timestamptz, interval) IS 'The later of trial_until and paid_through plus grace; infinity with neither.';
-
-CREATE OR REPLACE FUNCTION _grownext.entitlement_status_is_live(status text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT status IN ('active', 'trialing', 'past_due');
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_status_is_live(text) IS 'Whether a subscription of this status entitles; past due does, until its grace is over.';
 
 -- Locks a subscription that must exist.
 CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_lock(id uuid) RETURNS _grownext.entitlement_subscription
@@ -306,8 +291,7 @@ DECLARE
 BEGIN
     SELECT * INTO subscription FROM _grownext.entitlement_subscription AS s WHERE s.id = entitlement_subscription_lock.id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-            MESSAGE = format('subscription "%s" does not exist', coalesce(id::text, 'NULL'));
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('subscription "%s" does not exist', coalesce(id::text, 'NULL'));
     END IF;
     RETURN subscription;
 END
@@ -323,7 +307,7 @@ BEGIN
     UPDATE _grownext.entitlement_phase AS p SET valid_until = at WHERE p.subscription_id = subscription.id AND p.valid_until > at;
     INSERT INTO _grownext.entitlement_phase (subscription_id, tenant_id, valid_from, valid_until, version_id, quantity, live, live_until, anchor, addon)
     SELECT subscription.id, subscription.tenant_id, at, coalesce(subscription.ended_at, 'infinity'), v.id, entitlement_phase_put.quantity,
-           _grownext.entitlement_status_is_live(subscription.status),
+           subscription.live,
            _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace),
            subscription.anchor, subscription.addon
       FROM _grownext.entitlement_bundle_version AS v
@@ -338,7 +322,6 @@ CREATE OR REPLACE FUNCTION _grownext.entitlement_phase_refresh(subscription _gro
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     at CONSTANT timestamptz := _grownext.core_now();
-    is_live CONSTANT boolean := _grownext.entitlement_status_is_live(subscription.status);
     ends_at CONSTANT timestamptz := coalesce(subscription.ended_at, 'infinity');
     last_phase _grownext.entitlement_phase;
 BEGIN
@@ -348,20 +331,20 @@ BEGIN
      WHERE p.subscription_id = subscription.id AND p.valid_from = last_phase.valid_from AND p.valid_until > at AND p.valid_until <> ends_at;
     WITH over AS (
         UPDATE _grownext.entitlement_phase AS p SET valid_until = at
-         WHERE p.subscription_id = subscription.id AND p.valid_from < at AND p.valid_until > at AND p.live <> is_live
+         WHERE p.subscription_id = subscription.id AND p.valid_from < at AND p.valid_until > at AND p.live <> subscription.live
         RETURNING p.*)
     INSERT INTO _grownext.entitlement_phase (subscription_id, tenant_id, valid_from, valid_until, version_id, quantity, live, live_until, anchor, addon)
     SELECT o.subscription_id, o.tenant_id, at, least((SELECT min(n.valid_from) FROM _grownext.entitlement_phase AS n
                                                        WHERE n.subscription_id = o.subscription_id AND n.valid_from > at), ends_at),
-           o.version_id, o.quantity, is_live, o.live_until, o.anchor, o.addon
+           o.version_id, o.quantity, subscription.live, o.live_until, o.anchor, o.addon
       FROM over AS o;
     UPDATE _grownext.entitlement_phase AS p
-       SET live = is_live, anchor = subscription.anchor,
+       SET live = subscription.live, anchor = subscription.anchor,
            live_until = _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace)
       FROM _grownext.entitlement_bundle_version AS v
      WHERE v.id = p.version_id AND p.subscription_id = subscription.id AND p.valid_until > at
        AND (p.live, p.anchor, p.live_until) IS DISTINCT FROM
-           (is_live, subscription.anchor, _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace));
+           (subscription.live, subscription.anchor, _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace));
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_phase_refresh(_grownext.entitlement_subscription) IS 'Brings a subscription''s phases in line with its status, dates and end.';
@@ -396,38 +379,54 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_check_quantity(int) IS 'Raises on quantities that no subscription has.';
 
+-- NULL: the external id is taken.
+CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_open(tenant_id uuid, external_id text, version_id int, status text, quantity int,
+    paid_through timestamptz, trial_until timestamptz, anchor timestamptz, ends_at timestamptz, addon boolean) RETURNS uuid
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now CONSTANT timestamptz := _grownext.core_now();
+    subscription _grownext.entitlement_subscription;
+BEGIN
+    INSERT INTO _grownext.entitlement_subscription AS s (tenant_id, external_id, addon, status, anchor, started_at, trial_until, paid_through, ended_at, updated_at)
+    VALUES (entitlement_subscription_open.tenant_id, entitlement_subscription_open.external_id, entitlement_subscription_open.addon,
+            entitlement_subscription_open.status, coalesce(entitlement_subscription_open.anchor, now), now,
+            entitlement_subscription_open.trial_until, entitlement_subscription_open.paid_through, entitlement_subscription_open.ends_at, now)
+    ON CONFLICT DO NOTHING RETURNING s.* INTO subscription;
+    IF subscription.id IS NOT NULL THEN
+        PERFORM _grownext.entitlement_phase_put(subscription, now, version_id, quantity);
+        PERFORM _grownext.tenant_record('subscription.started', 'subscription:' || subscription.id, tenant_id,
+                                        NULL, _grownext.entitlement_subscription_json(subscription.id));
+    END IF;
+    RETURN subscription.id;
+END
+$$;
+COMMENT ON FUNCTION _grownext.entitlement_subscription_open(uuid, text, int, text, int, timestamptz, timestamptz, timestamptz, timestamptz, boolean) IS 'Begins a subscription; NULL if its external id is taken.';
+
 CREATE OR REPLACE FUNCTION grownext.subscription_start(tenant_id uuid, bundle text, quantity int DEFAULT 1, options jsonb DEFAULT '{}') RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    at CONSTANT timestamptz := _grownext.core_now();
-    version_id int;
-    subscription _grownext.entitlement_subscription;
+    trial_until timestamptz;
+    new_id uuid;
+    holder uuid;
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"trial_until":"string","paid_through":"string","anchor":"string","external_id":"string","addon":"boolean"}');
     PERFORM _grownext.entitlement_check_quantity(quantity);
-    version_id := _grownext.entitlement_bundle_latest(bundle);
-    PERFORM _grownext.tenant_lock(tenant_id);
     IF options ->> 'external_id' = '' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'external_id must not be empty';
     END IF;
-
-    INSERT INTO _grownext.entitlement_subscription (tenant_id, external_id, addon, status, anchor, started_at, trial_until, paid_through, updated_at)
-    VALUES (subscription_start.tenant_id, options ->> 'external_id', coalesce((options ->> 'addon')::boolean, false),
-            CASE WHEN (options ->> 'trial_until')::timestamptz > at THEN 'trialing' ELSE 'active' END,
-            coalesce((options ->> 'anchor')::timestamptz, at), at, (options ->> 'trial_until')::timestamptz, (options ->> 'paid_through')::timestamptz, at)
-    ON CONFLICT DO NOTHING RETURNING * INTO subscription;
-    IF subscription.id IS NULL THEN
-        SELECT * INTO subscription FROM _grownext.entitlement_subscription AS s WHERE s.external_id = options ->> 'external_id';
-        IF subscription.tenant_id IS DISTINCT FROM subscription_start.tenant_id THEN
+    PERFORM _grownext.tenant_lock(tenant_id);
+    trial_until := (options ->> 'trial_until')::timestamptz;
+    new_id := _grownext.entitlement_subscription_open(tenant_id, options ->> 'external_id', _grownext.entitlement_bundle_latest(bundle),
+        CASE WHEN trial_until > _grownext.core_now() THEN 'trialing' ELSE 'active' END, quantity, (options ->> 'paid_through')::timestamptz,
+        trial_until, (options ->> 'anchor')::timestamptz, NULL, coalesce((options ->> 'addon')::boolean, false));
+    IF new_id IS NULL THEN
+        SELECT s.id, s.tenant_id INTO new_id, holder FROM _grownext.entitlement_subscription AS s WHERE s.external_id = options ->> 'external_id';
+        IF holder IS DISTINCT FROM tenant_id THEN
             RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
                 MESSAGE = format('external id "%s" belongs to a subscription of another tenant', options ->> 'external_id');
         END IF;
-        RETURN subscription.id;
     END IF;
-    PERFORM _grownext.entitlement_phase_put(subscription, at, version_id, quantity);
-    PERFORM _grownext.tenant_record('subscription.started', 'subscription:' || subscription.id, subscription.tenant_id,
-                                    NULL, _grownext.entitlement_subscription_json(subscription.id));
-    RETURN subscription.id;
+    RETURN new_id;
 END
 $$;
 COMMENT ON FUNCTION grownext.subscription_start(uuid, text, int, jsonb) IS 'Subscribes a tenant to the latest version of a bundle; the same external_id gives the same subscription.';
@@ -475,8 +474,7 @@ BEGIN
     ELSIF bundle IS NOT NULL OR quantity IS NOT NULL THEN
         -- back to what is in force already: whatever was scheduled is withdrawn
         DELETE FROM _grownext.entitlement_phase AS p WHERE p.subscription_id = subscription.id AND p.valid_from > _grownext.core_now();
-        UPDATE _grownext.entitlement_phase AS p SET valid_until = coalesce(subscription.ended_at, 'infinity')
-         WHERE p.subscription_id = subscription.id AND p.valid_from = phase.valid_from AND p.valid_until <> coalesce(subscription.ended_at, 'infinity');
+        PERFORM _grownext.entitlement_phase_refresh(subscription);
     END IF;
     after := _grownext.entitlement_subscription_json(id);
     IF after <> before THEN
@@ -486,31 +484,22 @@ END
 $$;
 COMMENT ON FUNCTION grownext.subscription_change(uuid, text, int, text, jsonb) IS 'Moves a subscription to the latest version of a bundle, another quantity or other dates, now or at the period''s end.';
 
-CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_end_at(subscription _grownext.entitlement_subscription, ends_at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    before jsonb := _grownext.entitlement_subscription_json(subscription.id);
-BEGIN
-    UPDATE _grownext.entitlement_subscription AS s SET ended_at = ends_at, updated_at = _grownext.core_now()
-     WHERE s.id = subscription.id RETURNING * INTO subscription;
-    PERFORM _grownext.entitlement_phase_refresh(subscription);
-    PERFORM _grownext.tenant_record(CASE WHEN ends_at > _grownext.core_now() THEN 'subscription.end_scheduled' ELSE 'subscription.ended' END,
-                                    'subscription:' || subscription.id, subscription.tenant_id, before, _grownext.entitlement_subscription_json(subscription.id));
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_subscription_end_at(_grownext.entitlement_subscription, timestamptz) IS 'Ends a locked subscription at an instant.';
-
 CREATE OR REPLACE FUNCTION grownext.subscription_end(id uuid, at text DEFAULT 'period_end') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     subscription _grownext.entitlement_subscription := _grownext.entitlement_subscription_lock(id);
-    ends_at timestamptz := _grownext.entitlement_effective_at(subscription, at);
+    ends_at CONSTANT timestamptz := _grownext.entitlement_effective_at(subscription, at);
+    before CONSTANT jsonb := _grownext.entitlement_subscription_json(id);
 BEGIN
     -- over already, or to end no later than asked
     IF subscription.ended_at <= ends_at THEN
         RETURN;
     END IF;
-    PERFORM _grownext.entitlement_subscription_end_at(subscription, ends_at);
+    UPDATE _grownext.entitlement_subscription AS s SET ended_at = ends_at, updated_at = _grownext.core_now()
+     WHERE s.id = subscription.id RETURNING * INTO subscription;
+    PERFORM _grownext.entitlement_phase_refresh(subscription);
+    PERFORM _grownext.tenant_record(CASE WHEN ends_at > _grownext.core_now() THEN 'subscription.end_scheduled' ELSE 'subscription.ended' END,
+                                    'subscription:' || id, subscription.tenant_id, before, _grownext.entitlement_subscription_json(id));
 END
 $$;
 COMMENT ON FUNCTION grownext.subscription_end(uuid, text) IS 'Ends a subscription at the end of what is paid, or now.';
@@ -540,23 +529,12 @@ BEGIN
         IF is_over THEN
             RETURN NULL;
         END IF;
-        PERFORM _grownext.entitlement_bundle_latest(bundle);
-        INSERT INTO _grownext.entitlement_subscription (tenant_id, external_id, addon, status, anchor, started_at, trial_until, paid_through, ended_at, updated_at)
-        VALUES (entitlement_subscription_apply.tenant_id, entitlement_subscription_apply.external_id, entitlement_subscription_apply.addon,
-                entitlement_subscription_apply.status, coalesce(entitlement_subscription_apply.anchor, now), now,
-                entitlement_subscription_apply.trial_until, entitlement_subscription_apply.paid_through, entitlement_subscription_apply.ends_at, now)
-        RETURNING * INTO subscription;
-        PERFORM _grownext.entitlement_phase_put(subscription, now, _grownext.entitlement_bundle_latest(bundle), quantity);
-        PERFORM _grownext.tenant_record('subscription.started', 'subscription:' || subscription.id, tenant_id,
-                                        NULL, _grownext.entitlement_subscription_json(subscription.id));
-        RETURN subscription.id;
+        RETURN _grownext.entitlement_subscription_open(tenant_id, external_id, _grownext.entitlement_bundle_latest(bundle), status, quantity,
+                                                       paid_through, trial_until, anchor, ends_at, addon);
     ELSIF subscription.tenant_id <> tenant_id THEN
-        RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
-            MESSAGE = format('external id "%s" belongs to a subscription of another tenant', external_id);
-    ELSIF subscription.ended_at <= now THEN
-        RETURN subscription.id;
-    ELSIF is_over THEN
-        PERFORM _grownext.entitlement_subscription_end_at(subscription, now);
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = format('external id "%s" belongs to a subscription of another tenant', external_id);
+    ELSIF is_over OR subscription.ended_at <= now THEN
+        PERFORM grownext.subscription_end(subscription.id, 'now');
         RETURN subscription.id;
     END IF;
 
@@ -734,30 +712,25 @@ $$;
 COMMENT ON FUNCTION _grownext.entitlement_tick(timestamptz) IS 'One pass of background work; returns when the next is due.';
 
 -- Views ---------------------------------------------------------------------
-
 CREATE OR REPLACE VIEW grownext.product WITH (security_barrier) AS
     SELECT p.product, p.name, p.created_at FROM _grownext.entitlement_product AS p;
 COMMENT ON VIEW grownext.product IS 'Products.';
-
 CREATE OR REPLACE VIEW grownext.feature WITH (security_barrier) AS
     SELECT f.feature, f.product, f.kind, f.fold, f.options -> 'default' AS "default",
            CASE f.kind WHEN 'metered' THEN coalesce(f.options ->> 'period', 'month') END AS period,
            f.description, f.created_at, f.updated_at
       FROM _grownext.entitlement_feature AS f;
 COMMENT ON VIEW grownext.feature IS 'Features.';
-
 CREATE OR REPLACE VIEW grownext.bundle WITH (security_barrier) AS
     SELECT v.bundle, b.name, v.version, v.features, v.grace, v.created_at,
            v.version = max(v.version) OVER (PARTITION BY v.bundle) AS latest
       FROM _grownext.entitlement_bundle_version AS v
       JOIN _grownext.entitlement_bundle AS b ON b.bundle = v.bundle;
 COMMENT ON VIEW grownext.bundle IS 'All versions of all bundles.';
-
 CREATE OR REPLACE VIEW grownext.subscription WITH (security_barrier) AS
     SELECT s.* FROM _grownext.entitlement_subscription_now AS s
      WHERE s.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
 COMMENT ON VIEW grownext.subscription IS 'Subscriptions as they are now, with what is scheduled; without the rights of a service, the own tenant''s.';
-
 CREATE OR REPLACE VIEW grownext.entitlement_override WITH (security_barrier) AS
     SELECT o.id, o.tenant_id, f.feature, o.user_id, o.effect, o.value, o.valid_from, nullif(o.valid_until, 'infinity') AS valid_until,
            o.reason, o.created_at, o.created_by, o.revoked_at
@@ -765,7 +738,6 @@ CREATE OR REPLACE VIEW grownext.entitlement_override WITH (security_barrier) AS
       JOIN _grownext.entitlement_feature AS f ON f.id = o.feature_id
      WHERE o.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
 COMMENT ON VIEW grownext.entitlement_override IS 'Grants and blocks, past ones too; without the rights of a service, the own tenant''s.';
-
 CREATE OR REPLACE VIEW grownext.usage_period WITH (security_barrier) AS
     SELECT u.tenant_id, f.feature, u.period, nullif(u.period_start, '-infinity') AS period_start, nullif(u.period_end, 'infinity') AS period_end,
            u.used, u.quota, greatest(u.quota - u.used, 0) AS remaining
@@ -773,7 +745,6 @@ CREATE OR REPLACE VIEW grownext.usage_period WITH (security_barrier) AS
       JOIN _grownext.entitlement_feature AS f ON f.id = u.feature_id
      WHERE u.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
 COMMENT ON VIEW grownext.usage_period IS 'Usage by period, past ones too; without the rights of a service, the own tenant''s.';
-
 CREATE OR REPLACE VIEW grownext.product_entitlement WITH (security_barrier) AS
     SELECT t.id AS tenant_id, f.product, e.feature, e.kind, e.value, e.used, e.quota, e.remaining, e.resets_at, e.source
       FROM _grownext.tenant_tenant AS t

@@ -27,8 +27,10 @@ static const char *const period_names[] = {
 	[GN_PERIOD_MONTH] = "month", [GN_PERIOD_YEAR] = "year", [GN_PERIOD_NEVER] = "never",
 };
 
-/* The calendar's anchors, as timestamps without zone: 2000-01-01 and Monday,
- * 2000-01-03. */
+/*
+ * The calendar's anchors, as timestamps without zone: 2000-01-01 and Monday,
+ * 2000-01-03.
+ */
 #define CALENDAR_ANCHOR INT64CONST(0)
 #define CALENDAR_MONDAY (2 * USECS_PER_DAY)
 
@@ -53,7 +55,7 @@ gn_period_name(GnPeriod period)
 }
 
 static void
-refuse_out_of_range(void)
+pg_attribute_noreturn() refuse_out_of_range(void)
 {
 	ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 					errmsg("timestamp out of range")));

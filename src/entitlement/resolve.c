@@ -106,8 +106,10 @@ last_candidate(const GnFeature *feature, GnSource source)
 	return found;
 }
 
-/* Do both count the same periods? Quotas of different periods cannot be added or
- * compared. */
+/*
+ * Do both count the same periods? Quotas of different periods cannot be added or
+ * compared.
+ */
 static bool
 same_period(const GnSetting *a, const GnSetting *b)
 {

@@ -1,5 +1,4 @@
-/* src/entitlement/resolve.h -- what a tenant is entitled to, decided from what was read
- */
+/* src/entitlement/resolve.h -- what a tenant is entitled to, from what was read */
 #ifndef GN_RESOLVE_H
 #define GN_RESOLVE_H
 

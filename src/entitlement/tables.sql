@@ -115,7 +115,8 @@ CREATE TABLE _grownext.entitlement_subscription (
     tenant_id    uuid        NOT NULL,
     external_id  text,
     addon        boolean     NOT NULL DEFAULT false,
-    status       text        NOT NULL DEFAULT 'active',
+    status       text        NOT NULL,
+    live         boolean     NOT NULL GENERATED ALWAYS AS (status IN ('active', 'trialing', 'past_due')) STORED,
     anchor       timestamptz NOT NULL,
     started_at   timestamptz NOT NULL,
     trial_until  timestamptz,
@@ -130,6 +131,7 @@ CREATE TABLE _grownext.entitlement_subscription (
 );
 CREATE INDEX entitlement_subscription_tenant_id_idx ON _grownext.entitlement_subscription (tenant_id);
 COMMENT ON TABLE _grownext.entitlement_subscription IS 'Subscriptions of tenants to bundles.';
+COMMENT ON COLUMN _grownext.entitlement_subscription.live IS 'Whether the status entitles; past due does, until its grace is over.';
 COMMENT ON COLUMN _grownext.entitlement_subscription.ended_at IS 'May lie ahead: the subscription ends then. Final once it has passed.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_subscription', '');
 

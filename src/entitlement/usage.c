@@ -14,7 +14,7 @@
  *
  * An idempotency key is inserted first. A second call with the same key therefore
  * waits for the first, and answers what that one got, even if those were the last
- *units. A denial removes the key again. Lock order: key, then counter.
+ * units. A denial removes the key again. Lock order: key, then counter.
  */
 #include "postgres.h"
 
@@ -81,8 +81,10 @@ usage_arguments(FunctionCallInfo fcinfo, const char *operation)
 	return call;
 }
 
-/* Resolves under a snapshot of this moment, which sees what was committed while we
- * waited. */
+/*
+ * Resolves under a snapshot of this moment, which sees what was committed while we
+ * waited.
+ */
 static GnAnswer *
 resolve_now(const UsageCall *call)
 {
@@ -105,8 +107,10 @@ resolve_now(const UsageCall *call)
 	return answer;
 }
 
-/* Answers from the key's row, false if there is none; raises if it stands for another
- * call. */
+/*
+ * Answers from the key's row, false if there is none; raises if it stands for another
+ * call.
+ */
 static bool
 read_key(const UsageCall *call, UsageResult *result)
 {
@@ -457,8 +461,7 @@ result_datum(FunctionCallInfo fcinfo, const UsageResult *result)
 		heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
 }
 
-/* SQL: grownext.usage_consume(feature text, amount bigint, idempotency_key text,
- * tenant_id uuid) */
+/* SQL: grownext.usage_consume(feature, amount, idempotency_key, tenant_id) */
 Datum
 gn_usage_consume(PG_FUNCTION_ARGS)
 {
@@ -469,8 +472,7 @@ gn_usage_consume(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
-/* SQL: grownext.usage_require(feature text, amount bigint, idempotency_key text,
- * tenant_id uuid) */
+/* SQL: grownext.usage_require(feature, amount, idempotency_key, tenant_id) */
 Datum
 gn_usage_require(PG_FUNCTION_ARGS)
 {
@@ -492,8 +494,7 @@ gn_usage_require(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
-/* SQL: grownext.usage_return(feature text, amount bigint, idempotency_key text,
- * tenant_id uuid) */
+/* SQL: grownext.usage_return(feature, amount, idempotency_key, tenant_id) */
 Datum
 gn_usage_return(PG_FUNCTION_ARGS)
 {

@@ -63,8 +63,10 @@ gn_has_permission(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(permitted);
 }
 
-/* POSIX specifications such as "ABC5" are no names: the few zones with a digit are
- * listed. */
+/*
+ * POSIX specifications such as "ABC5" are no names: the few zones with a digit are
+ * listed.
+ */
 static bool
 is_zone_name(const char *name)
 {
