@@ -144,6 +144,18 @@ SELECT regress_queue.wait(:job, 'scheduled');
 SELECT attempt, last_error, run_at > now() + interval '50 min' AS in_an_hour FROM grownext.job_get(:job);
 SELECT grownext.job_cancel(:job);
 
+-- what fails at its commit failed
+SET ROLE regress_queue_app;
+CREATE TABLE regress_queue.later (n int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+CREATE OR REPLACE FUNCTION regress_queue.twice(payload jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO regress_queue.later VALUES (1), (1)';
+SELECT grownext.queue_handle('regress.mail', 'regress_queue.twice(jsonb)');
+SET ROLE regress_queue_service;
+SELECT grownext.enqueue('regress.mail', max_attempts => 1) AS job \gset
+SELECT regress_queue.wait(:job, 'dead');
+SELECT last_error FROM grownext.job_get(:job);
+SET ROLE regress_queue_app;
+SELECT grownext.queue_handle('regress.mail', 'regress_queue.send(jsonb)');
+
 -- a time limit fires
 SET ROLE regress_queue_admin;
 SELECT grownext.queue_define('regress.mail', '{"max_attempts": 2, "backoff_base": "10 ms", "backoff_cap": "20 ms", "timeout": "50 ms"}');

@@ -86,6 +86,16 @@
 #define gn_can_set_role(member, role) is_member_of_role(member, role)
 #endif
 
+/* 17 (51efe38) gave transactions a time limit that ends the process. */
+#if PG_VERSION_NUM >= 170000
+#include "utils/timeout.h"
+#define gn_stop_transaction_timeout() disable_timeout(TRANSACTION_TIMEOUT, false)
+#define gn_transaction_timed_out() get_timeout_indicator(TRANSACTION_TIMEOUT, false)
+#else
+#define gn_stop_transaction_timeout() ((void) 0)
+#define gn_transaction_timed_out() false
+#endif
+
 /* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on
  * all. */
 #define gn_in_background_worker() (MyBackendType == B_BG_WORKER)

@@ -140,6 +140,7 @@ begin_transaction(void)
 	/* Whatever the database's defaults are: SKIP LOCKED needs new snapshots. */
 	XactIsoLevel = XACT_READ_COMMITTED;
 	XactReadOnly = false;
+	gn_stop_transaction_timeout(); /* a job has its own limit, and dies of no other */
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
@@ -479,16 +480,19 @@ record_failure(Run *run, const ErrorData *error)
 }
 
 /*
- * A handler that caught every cancel of its time limit is ended with its process.
- * That must cost an attempt, or the job would do it for ever.
+ * A handler that caught every cancel of its time limit, or set a limit that ends the
+ * process, must be charged, or the job would do it for ever.
  */
 static void
 charge_at_exit(int code, Datum arg)
 {
 	ErrorData error = {.sqlerrcode = ERRCODE_QUERY_CANCELED};
 
-	if (current == NULL || !current->taken || limit_fired <= TIMEOUT_GRACE)
+	if (current == NULL || !current->taken)
 		return;
+	if (limit_fired <= TIMEOUT_GRACE && !gn_transaction_timed_out())
+		return;
+	limit_fired = Max(limit_fired, 1);
 	stop_limit();
 	AbortOutOfAnyTransaction();
 	become_myself();
@@ -616,6 +620,7 @@ gn_executor_run(void)
 		clean_session(true);
 		MemoryContextDelete(current->memory);
 	}
+	gn_storage_release(); /* what the last pass skipped may be free now */
 	run = MemoryContextAllocZero(memory, sizeof(Run));
 	run->memory = memory;
 	current = run;

@@ -73,6 +73,10 @@ check_provenance(const char *queue, const char *name, Oid function)
 
 	if (gn_queue_is_internal(queue) && extension == gn_extension_oid())
 		return;
+	if (isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+						errmsg("function %s is temporary", name),
+						errhint("An executor is another session.")));
 	if (function < FirstNormalObjectId || OidIsValid(extension))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -240,15 +240,17 @@ gn_storage_ready_queues(const char *after, char ***queues)
 	for (int i = 0; i < count; i++)
 	{
 		char *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		size_t size = strlen(name) + 1;
 
-		(*queues)[i] = strcpy(SPI_palloc(strlen(name) + 1), name);
+		(*queues)[i] = memcpy(SPI_palloc(size), name, size);
 	}
 	return count;
 }
 
+static int64 held_id = 0; /* what this process holds, by a session lock */
+
 /* Jobs whose failure another process is about to write: not to be claimed in this pass.
  */
-static int64 held_id = 0; /* what this process holds, by a session lock */
 static int64 skipped[64];
 static int skip_count = 0;
 
