@@ -124,18 +124,17 @@ only_promotions_since(TimeLineID from, TimeLineID current)
 		return false;
 	while (fgets(line, sizeof(line), file))
 	{
-		TimeLineID parent;
-		uint32 high;
-		uint32 low;
-		int reason = 0;
+		char *after;
+		unsigned long parent = strtoul(line, &after, 10);
+		char *reason = strchr(line, '\t');
 
 		line[strcspn(line, "\r\n")] = '\0';
-		if (sscanf(line, "%u\t%X/%X\t%n", &parent, &high, &low, &reason) < 3 ||
-			reason == 0)
+		if (after == line || reason == NULL ||
+			(reason = strchr(reason + 1, '\t')) == NULL)
 			continue;
 		if (parent == from)
 			descends = true;
-		if (parent >= from && strcmp(line + reason, PROMOTION) != 0)
+		if (parent >= from && strcmp(reason + 1, PROMOTION) != 0)
 			promotions = false;
 	}
 	FreeFile(file);

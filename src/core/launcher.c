@@ -387,6 +387,7 @@ gn_launcher_main(Datum main_arg)
 	{
 		long sleep = SCAN_INTERVAL_MS;
 
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{

@@ -26,7 +26,9 @@
 #include "core/core.h"
 #include "core/workers.h"
 
-#define LONGEST_SLEEP_MS 60000
+#define LONGEST_SLEEP_MS INT64CONST(60000)
+#define SHORTEST_SLEEP_MS                                                              \
+	INT64CONST(10) /* for a tick that always wants another at once */
 #define LONGEST_BACKOFF_MS 60000
 #define LONGEST_SHORTAGE_MS 8000
 
@@ -100,7 +102,7 @@ static void
 run_duty(Duty *duty)
 {
 	GnVerdict verdict = gn_worker_begin();
-	int64 wait = 0;
+	int64 wait = SHORTEST_SLEEP_MS;
 
 	if (verdict != GN_VERDICT_ARMED)
 		gn_worker_leave(verdict);
@@ -112,8 +114,8 @@ run_duty(Duty *duty)
 		demand += duty->component->executor_demand();
 	gn_worker_commit();
 	duty->failures = 0;
-	duty->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											Min(wait, (int64) LONGEST_SLEEP_MS));
+	wait = Max(SHORTEST_SLEEP_MS, Min(wait, LONGEST_SLEEP_MS));
+	duty->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 }
 
 static void

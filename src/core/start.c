@@ -52,23 +52,26 @@ note_shortage(GnShortage *shortage)
 	return true;
 }
 
-/* Lock held. Executors leave room for the schedulers that wait for a slot. */
+/* Lock held. */
 static int
-find_free_slot(GnWorkerKind kind)
+find_free_slot(void)
 {
-	int free_slots = 0;
-	int found = -1;
-
 	for (int i = 0; i < gn_workers->slot_count; i++)
 	{
-		if (pg_atomic_read_u32(&gn_workers->slot[i].state) != GN_SLOT_FREE)
-			continue;
-		free_slots++;
-		found = i;
+		if (pg_atomic_read_u32(&gn_workers->slot[i].state) == GN_SLOT_FREE)
+			return i;
 	}
-	if (kind == GN_WORKER_EXECUTOR && free_slots <= gn_workers->schedulers_waiting)
-		return -1;
-	return found;
+	return -1;
+}
+
+/* Lock held. A scheduler comes before another database's executors. */
+static bool
+may_reserve(GnWorkerKind kind, Oid database)
+{
+	if (gn_worker_blocked(database))
+		return false;
+	return kind == GN_WORKER_SCHEDULER ? gn_worker_scheduler(database) == NULL
+									   : gn_workers->schedulers_waiting == 0;
 }
 
 static GnStart
@@ -79,10 +82,9 @@ reserve_slot(GnWorkerKind kind, Oid database, int *index)
 
 	LWLockAcquire(&gn_workers->lock, LW_EXCLUSIVE);
 	*index = -1;
-	if (gn_worker_blocked(database) ||
-		(kind == GN_WORKER_SCHEDULER && gn_worker_scheduler(database)))
+	if (!may_reserve(kind, database))
 		result = GN_START_REFUSED;
-	else if ((*index = find_free_slot(kind)) < 0)
+	else if ((*index = find_free_slot()) < 0)
 	{
 		result = GN_START_NO_SLOT;
 		log_it = note_shortage(&gn_workers->slots);

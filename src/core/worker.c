@@ -28,6 +28,7 @@
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -103,6 +104,8 @@ release_slot(int code, Datum arg)
 		settle_scheduler(my_database, asked);
 	else if (!left_clean && !asked)
 		gn_worker_backoff(&my_database->executor, slot->started_at, last_error);
+	else
+		my_database->executor.failures = 0;
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->generation++;
@@ -219,7 +222,10 @@ gn_worker_wait(long milliseconds, uint32 event)
 					   milliseconds, event);
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
+	QueryCancelPending = false; /* meant for something that has ended */
 	CHECK_FOR_INTERRUPTS();
+	if (catchupInterruptPending)
+		ProcessCatchupInterrupt();
 	return (events & WL_LATCH_SET) != 0;
 }
 
@@ -229,6 +235,8 @@ gn_worker_beat(bool healthy)
 	LWLockAcquire(&gn_workers->lock, LW_EXCLUSIVE);
 	if (healthy)
 		gn_my_slot->error[0] = '\0';
+	if (healthy && gn_my_slot->kind == GN_WORKER_EXECUTOR)
+		my_database->executor.failures = 0;
 	gn_my_slot->last_tick_at = GetCurrentTimestamp();
 	LWLockRelease(&gn_workers->lock);
 }
@@ -341,6 +349,8 @@ void
 gn_worker_abort(void)
 {
 	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(outside);
+	strlcpy(last_error, CopyErrorData()->message, sizeof(last_error));
 	EmitErrorReport();
 	AbortCurrentTransaction();
 	MemoryContextSwitchTo(outside);
