@@ -37,6 +37,12 @@ extern bool gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 
 							  const uint8 *y, const uint8 *d);
 extern void gn_jose_key_free(GnJoseKey *key);
 
+/*
+ * Makes libcrypto load what ES256 needs, which takes it milliseconds: called before
+ * the postmaster forks, so that no backend waits for it. Draws no random bytes.
+ */
+extern void gn_jose_prepare(void);
+
 /* A fresh key; each buffer takes alg->coordinate_size bytes. */
 extern bool gn_jose_key_generate(const GnJoseAlg *alg, uint8 *x, uint8 *y, uint8 *d);
 

@@ -93,26 +93,57 @@ row_text(uint64 row, int column)
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
 }
 
+static Jsonb *
+row_jsonb(uint64 row, int column)
+{
+	bool isnull;
+
+	return DatumGetJsonbP(
+		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull));
+}
+
+/* setup() writes a non-empty array of strings. */
+static void
+load_audiences(Jsonb *list)
+{
+	int count = JB_ROOT_IS_ARRAY(list) ? JB_ROOT_COUNT(list) : 0;
+
+	options.audiences =
+		MemoryContextAlloc(option_cache.memory, Max(count, 1) * sizeof(char *));
+	for (int i = 0; i < count; i++)
+	{
+		JsonbValue *value = getIthJsonbValueFromContainer(&list->root, i);
+
+		if (value->type != jbvString)
+			continue;
+		options.audiences[options.audience_count++] =
+			MemoryContextStrdup(option_cache.memory,
+								pnstrdup(value->val.string.val, value->val.string.len));
+	}
+}
+
+/* The plainest query there is: a fresh backend plans it before its first token. */
 static void
 load_options(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT (SELECT value #>> '{}' FROM _grownext.core_option WHERE name = "
-		"'issuer'), a.value "
-		"FROM (SELECT NULL::pg_catalog.text AS value, 0 AS place UNION ALL "
-		"SELECT e.value, e.place FROM _grownext.core_option AS o, "
-		"pg_catalog.jsonb_array_elements_text(o.value) WITH ORDINALITY AS e (value, "
-		"place) "
-		"WHERE o.name = 'audiences') AS a ORDER BY a.place");
+	static GnQuery query =
+		GN_QUERY_NOARGS("SELECT name, value FROM _grownext.core_option");
 	uint64 rows = gn_spi_execute(&query, NULL, NULL, true);
-	char *issuer = row_text(0, 1);
 
-	options.issuer = issuer ? MemoryContextStrdup(option_cache.memory, issuer) : NULL;
-	options.audience_count = (int) rows - 1; /* the first row stands for "none" */
-	options.audiences = MemoryContextAlloc(option_cache.memory, rows * sizeof(char *));
-	for (uint64 row = 1; row < rows; row++)
-		options.audiences[row - 1] =
-			MemoryContextStrdup(option_cache.memory, row_text(row, 2));
+	for (uint64 row = 0; row < rows; row++)
+	{
+		char *name = row_text(row, 1);
+		JsonbValue value;
+
+		if (strcmp(name, "audiences") == 0)
+			load_audiences(row_jsonb(row, 2));
+		else if (strcmp(name, "issuer") == 0 &&
+				 JsonbExtractScalar(&row_jsonb(row, 2)->root, &value) &&
+				 value.type == jbvString)
+			options.issuer = MemoryContextStrdup(option_cache.memory,
+												 pnstrdup(value.val.string.val,
+														  value.val.string.len));
+	}
 }
 
 static void
@@ -223,6 +254,7 @@ load_key(uint64 row)
 	TupleDesc desc = SPI_tuptable->tupdesc;
 	const GnJoseAlg *alg = gn_jose_alg(row_text(row, 3));
 	char *provider = row_text(row, 5);
+	Jsonb *public_jwk;
 	GnSigningKey *key;
 	bool isnull;
 	Datum datum;
@@ -238,7 +270,7 @@ load_key(uint64 row)
 	for (int i = 0; signers[i]; i++)
 		if (strcmp(signers[i]->name, provider) == 0)
 			key->signer = signers[i];
-	datum = SPI_getbinval(tuple, desc, 8, &isnull);
+	datum = SPI_getbinval(tuple, desc, 7, &isnull);
 	if (!isnull)
 	{
 		MemoryContext old = MemoryContextSwitchTo(key_cache.memory);
@@ -246,19 +278,20 @@ load_key(uint64 row)
 		key->sealed = DatumGetByteaPCopy(datum);
 		MemoryContextSwitchTo(old);
 	}
-	datum = SPI_getbinval(tuple, desc, 9, &isnull);
+	datum = SPI_getbinval(tuple, desc, 8, &isnull);
 	key->accepted_until = isnull ? DT_NOBEGIN : DatumGetTimestampTz(datum);
-	build_public(key, alg, row_text(row, 6), row_text(row, 7));
+	public_jwk = row_jsonb(row, 6);
+	build_public(key, alg, gn_claim_text(public_jwk, "x"),
+				 gn_claim_text(public_jwk, "y"));
 	prepare_header(key);
 }
 
 static void
 refresh_keys(void)
 {
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT kid, purpose, alg, state, provider, public_jwk ->> "
-						"'x', public_jwk ->> 'y', "
-						"sealed, accepted_until FROM _grownext.jwt_key");
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT kid, purpose, alg, state, provider, public_jwk, sealed, "
+		"accepted_until FROM _grownext.jwt_key");
 	uint64 generation;
 	uint64 rows;
 	GnSpi spi;

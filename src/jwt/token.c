@@ -486,7 +486,15 @@ gn_jwt_inspect(PG_FUNCTION_ARGS)
 		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
+static void
+jwt_init(void)
+{
+	gn_jwt_cache_init();
+	if (gn_preloaded)
+		gn_jose_prepare();
+}
+
 const GnComponent gn_jwt_component = {
 	.name = "jwt",
-	.init = gn_jwt_cache_init,
+	.init = jwt_init,
 };
