@@ -157,8 +157,12 @@ sub check_static
 	point(!@missing, 'META.json has what PGXN asks for', @missing);
 	point(-e "$top/$meta->{provides}{grownext}{file}" && -e "$top/$meta->{provides}{grownext}{docfile}",
 		'META.json names files that exist');
-	point(slurp('LICENSE') =~ /^PostgreSQL License$.*^Copyright \(c\) 2026, GrowNext contributors$/ms,
+	point(scalar(slurp('LICENSE') =~ /\APostgreSQL License\n\nCopyright \(c\) 2026, GrowNext contributors\n/),
 		'LICENSE is the PostgreSQL licence');
+
+	my $check = slurp('docs/check');
+	my @idle = grep { slurp($_) =~ /^```sql run\b/m && $check !~ /\b\Q$_\E\b/ } pages();
+	point(!@idle, 'docs/check runs every page that has blocks to run', @idle);
 
 	# Every initiative of the roadmap that started the project stays, with where it stands.
 	my %standing = map { $_->[0] => $_->[2] } rows(slurp('docs/roadmap.md'), 'Initiative');
@@ -284,7 +288,7 @@ sub check_symbols
 {
 	my ($library) = @_;
 	my $symbols = `nm -D --undefined-only '$library'`;
-	my @network = $symbols =~ /\b((?:socket|connect|bind|listen|accept4?|send\w*|recv\w*|getaddrinfo|gethostby\w*|PQ\w+|curl_\w+|BIO_\w*(?:connect|socket)\w*|SSL_\w+))(?:@|$)/mg;
+	my @network = $symbols =~ /\b((?:socket|connect|bind|listen|accept4?|send\w*|recv\w*|getaddrinfo|gethostby\w*|PQ\w+|curl_\w+|BIO_\w*(?:connect|socket)\w*|SSL_\w+))\b/mg;
 	point($symbols ne '' && !@network, 'the library imports no network function', @network);
 }
 

@@ -1,5 +1,11 @@
 -- Billing: Stripe's signed events become subscriptions, in whatever order they come.
 \set SHOW_CONTEXT never
+\getenv builddir PG_ABS_BUILDDIR
+\set key_file :builddir '/results/billing_master.key'
+\setenv KEY_FILE :key_file
+\! (umask 077; echo "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=" > "$KEY_FILE")
+ALTER SYSTEM SET grownext.master_key_file = :'key_file';
+SELECT pg_reload_conf();
 SET client_min_messages = warning;
 CREATE DATABASE regress_billing TEMPLATE template0 ENCODING 'UTF8';
 \c regress_billing
@@ -306,6 +312,9 @@ SELECT grownext.billing_webhook('stripe', '{}', 'x');
 SELECT grownext.billing_customer_link('stripe', 'cus_x', :acme);
 \echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
+ALTER SYSTEM RESET grownext.master_key_file;
+SELECT pg_reload_conf();
+\! rm -f "$KEY_FILE"
 \c postgres
 DROP DATABASE regress_billing;
 DROP ROLE regress_billing_admin, regress_billing_service, regress_billing_app;

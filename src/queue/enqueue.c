@@ -40,7 +40,8 @@ static Jsonb *
 carried_claims(const GnContext *context, const pg_uuid_t *tenant)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue key = {.type = jbvString, .val.string = {.val = "tenant_id", .len = 9}};
+	JsonbValue key = {.type = jbvString,
+					  .val.string = {.val = pstrdup("tenant_id"), .len = 9}};
 	JsonbValue value = {.type = jbvString};
 
 	if (context == NULL && tenant == NULL)

@@ -211,6 +211,7 @@ gn_queue_handle(PG_FUNCTION_ARGS)
 		store_handler(queue, NULL);
 		PG_RETURN_VOID();
 	}
+	gn_require_preload("a job handler"); /* it would be registered, and never run */
 	if (!PG_ARGISNULL(3))
 		role = get_role_oid(NameStr(*PG_GETARG_NAME(3)), false);
 	if (!gn_can_set_role(GetUserId(), role))

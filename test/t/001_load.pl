@@ -37,6 +37,25 @@ foreach my $preload (0, 1)
 	is($node->safe_psql('postgres', 'SELECT grownext.extension_version()'),
 		$control, "$how: CREATE EXTENSION works again after DROP, with the roles that are there");
 
+	# What takes workers says so, with the hint; what does not, works.
+	$node->safe_psql('postgres', "SELECT grownext.queue_define('load')");
+	$node->safe_psql('postgres', "SELECT grownext.enqueue('load')");
+	my ($registered, $none, $refused) = $node->psql('postgres', <<'SQL');
+\set VERBOSITY verbose
+CREATE ROLE load_owner;
+CREATE FUNCTION load_job(payload jsonb) RETURNS void LANGUAGE sql AS 'SELECT';
+ALTER FUNCTION load_job OWNER TO load_owner;
+SELECT grownext.queue_handle('load', 'load_job(jsonb)', run_as => 'load_owner');
+SQL
+	if ($preload)
+	{
+		is($refused, '', "$how: a handler is registered");
+	}
+	else
+	{
+		like($refused, qr/ERROR:  NX001: .*\nHINT:  .*shared_preload_libraries/s, "$how: a handler is refused, with the hint");
+	}
+
 	# The library answers in a database without its SQL, and DROP has no session to stumble over.
 	$node->safe_psql('postgres', 'CREATE DATABASE bare');
 	my ($rc, $out, $err) = $node->psql('bare', "LOAD 'grownext'; SELECT grownext.extension_version()");
