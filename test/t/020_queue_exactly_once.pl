@@ -87,6 +87,12 @@ if ($producer == 0)
 	exec('true');
 }
 
+# whatever happens here, the producer ends; it leaves by exec and does not come along here
+END
+{
+	append_to_file($stop, '') if defined $stop;
+}
+
 my %killed;
 for my $round (1 .. $rounds)
 {
@@ -100,10 +106,11 @@ for my $round (1 .. $rounds)
 	}
 	my $what = $round % 4 == 3 ? 'scheduler' : 'executor';
 	my $started = $node->safe_psql('app', "SELECT pid FROM grownext.workers() WHERE worker = '$what' AND database = 'app' AND pid IS NOT NULL ORDER BY random() LIMIT 1");
+	my $launcher = $node->safe_psql('app', "SELECT pid FROM grownext.workers() WHERE worker = 'launcher'");
 	next unless $started =~ /^\d+$/;
 	$killed{$what}++ if kill('KILL', $started);
-	# the crash of one process takes all others along
-	$node->poll_query_until('app', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $started)");
+	# the crash of one process takes all others along; another launcher is there when that is over
+	GrowNext::Queue::until_true($node, "SELECT EXISTS (SELECT FROM grownext.workers() WHERE worker = 'launcher' AND pid <> $launcher)");
 }
 append_to_file($stop, '');
 waitpid($producer, 0);
