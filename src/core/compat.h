@@ -96,6 +96,11 @@
 #define gn_transaction_timed_out() false
 #endif
 
+/* 18 replaced this attribute by pg_noreturn, which stands first. */
+#if PG_VERSION_NUM >= 180000
+#define pg_attribute_noreturn() __attribute__((noreturn))
+#endif
+
 /* 18 (a0ed19e) turned IsBackgroundWorker into a macro; the backend type is there on
  * all. */
 #define gn_in_background_worker() (MyBackendType == B_BG_WORKER)
