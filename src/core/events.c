@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "core/core.h"
@@ -61,6 +62,9 @@ load_routes(void)
 	MemoryContextReset(route_memory);
 	route_count = 0;
 	gn_spi_begin(&spi);
+	/* What committed since this statement began counts, or it would be missed for good.
+	 */
+	PushActiveSnapshot(GetLatestSnapshot());
 	count = gn_spi_execute(&query, NULL, NULL, true);
 	routes = MemoryContextAlloc(route_memory, (count + 1) * sizeof(EventRoute));
 	for (uint64 i = 0; i < count; i++)
@@ -75,6 +79,7 @@ load_routes(void)
 			MemoryContextStrdup(route_memory,
 								SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2));
 	}
+	PopActiveSnapshot();
 	gn_spi_end(&spi);
 	route_generation = generation;
 }

@@ -17,6 +17,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "core/core.h"
@@ -144,9 +145,13 @@ refresh_trust(void)
 	if (trust_now == trust.trust_generation && option_now == trust.option_generation)
 		return;
 	gn_spi_begin(&spi);
+	/* What committed since this statement began counts, or it would be missed for good.
+	 */
+	PushActiveSnapshot(GetLatestSnapshot());
 	load_gateways();
 	load_capabilities();
 	load_options();
+	PopActiveSnapshot();
 	gn_spi_end(&spi);
 	trust.trust_generation = trust_now;
 	trust.option_generation = option_now;

@@ -152,7 +152,7 @@ extern void gn_worker_reap(void); /* frees slots whose worker never came up */
 /* worker.c: for workers */
 extern GnWorkerSlot *gn_my_slot;
 extern void gn_worker_attach(GnWorkerKind kind, Datum main_arg);
-extern void gn_worker_leave(GnVerdict verdict) pg_attribute_noreturn();
+extern _Noreturn void gn_worker_leave(GnVerdict verdict);
 extern bool gn_worker_must_leave(void);
 extern bool gn_worker_changed(void);
 extern GnVerdict gn_worker_begin(void);

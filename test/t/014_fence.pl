@@ -2,6 +2,8 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::Bin/../lib";
 use GrowNext::Workers;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;

@@ -4,12 +4,14 @@ use strict;
 use warnings;
 
 use File::Copy qw(copy);
+use FindBin;
+use lib "$FindBin::Bin/../lib";
 use GrowNext::Workers;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my ($current) = slurp_file("$ENV{GN_SRC}/grownext.control") =~ /^default_version\s*=\s*'([^']+)'/m;
+my ($current) = slurp_file("$GrowNext::Workers::source/grownext.control") =~ /^default_version\s*=\s*'([^']+)'/m;
 my $node = GrowNext::Workers::new_node('upgrade');
 my $extensions = $node->config_data('--sharedir') . '/extension';
 plan skip_all => "$extensions is not writable, which installing a made-up version needs" unless -w $extensions;
@@ -25,7 +27,7 @@ sub write_file
 sub fingerprint
 {
 	my ($database) = @_;
-	return $node->safe_psql($database, slurp_file("$ENV{GN_SRC}/test/fingerprint.sql"));
+	return $node->safe_psql($database, slurp_file("$GrowNext::Workers::source/test/fingerprint.sql"));
 }
 
 # same(DATABASE, NAME): as a fresh install, or the lines that differ
@@ -61,7 +63,7 @@ write_file("$deltas/0.0.8--$previous.sql", "SELECT 1 / 0; -- not for who comes f
 my $upgrade = "grownext--$previous--$current.sql";
 my $built = PostgreSQL::Test::Utils::tempdir();
 my $config = $node->config_data('--bindir') . '/pg_config';
-command_ok([ 'make', '-s', '-C', $built, '-f', "$ENV{GN_SRC}/Makefile", "PG_CONFIG=$config", "UPGRADE_DIR=$deltas", $upgrade, "grownext--0.0.8--$current.sql" ],
+command_ok([ 'make', '-s', '-C', $built, '-f', "$GrowNext::Workers::source/Makefile", "PG_CONFIG=$config", "UPGRADE_DIR=$deltas", $upgrade, "grownext--0.0.8--$current.sql" ],
 	'make builds the upgrade scripts');
 unlike(slurp_file("$built/$upgrade"), qr/1 \/ 0|CREATE TABLE _grownext/, 'from its version on, and no table twice');
 like(slurp_file("$built/grownext--0.0.8--$current.sql"), qr/1 \/ 0.*ADD COLUMN trusted_by/s, 'in the order of the versions');
@@ -97,7 +99,7 @@ same('old', 'the catalogue is that of a fresh install');
 
 # ---- every release -----------------------------------------------------------
 
-foreach my $file (glob "$ENV{GN_SRC}/test/released/grownext--*.sql")
+foreach my $file (glob "$GrowNext::Workers::source/test/released/grownext--*.sql")
 {
 	my ($version) = $file =~ /grownext--(.+)\.sql$/;
 	my $database = "v$version" =~ tr/./_/r;

@@ -5,9 +5,12 @@ package GrowNext::Workers;
 use strict;
 use warnings;
 
+use File::Basename qw(dirname);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+our $source = dirname(__FILE__) . '/../../..'; # the tree
 
 # new_node(NAME, init options): a preloaded server, started
 sub new_node
@@ -18,7 +21,7 @@ sub new_node
 	# as servers are by default: with wal_level = minimal Postgres itself repeats sequence
 	# values after a crash when the sequence is used in the transaction that made it
 	$node->init(allows_streaming => 1, %options);
-	$node->append_conf('postgresql.conf', slurp_file("$ENV{GN_SRC}/test/grownext.conf"));
+	$node->append_conf('postgresql.conf', slurp_file("$source/test/grownext.conf"));
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->start;
 	return $node;
