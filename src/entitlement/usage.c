@@ -333,8 +333,9 @@ try_consume(UsageCall *call, UsageResult *result)
 	call->now = gn_now();
 	answer = resolve_now(call);
 	*result = (UsageResult){.reason = answer->decision.reason};
-	if (answer->known && answer->known->kind != GN_KIND_METERED &&
-		answer->decision.allowed)
+	if (answer->known == NULL)
+		return true; /* denied, with the reason; there is nothing to count */
+	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
 		describe_quota(answer, used_of_row(call, answer), result);
