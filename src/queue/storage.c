@@ -226,13 +226,15 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 int
 gn_storage_ready_queues(const char *after, char ***queues)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT q.queue FROM _grownext.queue_queue AS q"
-				 " WHERE q.handler IS NOT NULL AND q.paused_at IS NULL"
-				 " AND EXISTS (SELECT FROM _grownext.queue_job AS j WHERE j.queue = "
-				 "q.queue AND j.ready)"
-				 " ORDER BY q.queue <= $1, q.queue",
-				 TEXTOID);
+	/* In the order of its index, or a backlog that was analyzed is read whole and
+	 * hashed for each job. */
+	static GnQuery query = GN_QUERY(
+		"SELECT q.queue FROM _grownext.queue_queue AS q,"
+		" LATERAL (SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue"
+		" AND j.ready ORDER BY j.priority, j.id LIMIT 1) AS first"
+		" WHERE q.handler IS NOT NULL AND q.paused_at IS NULL"
+		" ORDER BY q.queue <= $1, q.queue",
+		TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(after)};
 	int count = (int) gn_spi_execute(&query, values, NULL, false);
 
