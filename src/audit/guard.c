@@ -41,7 +41,7 @@ static bool enforce = true;
 static bool hooked = false;
 static bool dropping_extension = false;
 
-static ProcessUtility_hook_type previous_utility = NULL;
+static ProcessUtility_hook_type next_utility = NULL;
 static object_access_hook_type previous_access = NULL;
 static ExecutorCheckPerms_hook_type previous_check_perms = NULL;
 
@@ -200,28 +200,26 @@ guard_utility(PlannedStmt *plan, const char *source, bool read_only_tree,
 			  QueryEnvironment *environment, DestReceiver *dest,
 			  QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next =
-		previous_utility ? previous_utility : standard_ProcessUtility;
 	bool outer = dropping_extension;
 
 	if (!on_duty() || !IsTransactionState())
 	{
-		next(plan, source, read_only_tree, context, params, environment, dest,
-			 completion);
+		next_utility(plan, source, read_only_tree, context, params, environment, dest,
+					 completion);
 		return;
 	}
 	check_utility(plan->utilityStmt);
 	if (!drops_our_extension(plan->utilityStmt))
 	{
-		next(plan, source, read_only_tree, context, params, environment, dest,
-			 completion);
+		next_utility(plan, source, read_only_tree, context, params, environment, dest,
+					 completion);
 		return;
 	}
 	dropping_extension = true;
 	PG_TRY();
 	{
-		next(plan, source, read_only_tree, context, params, environment, dest,
-			 completion);
+		next_utility(plan, source, read_only_tree, context, params, environment, dest,
+					 completion);
 	}
 	PG_FINALLY();
 	{
@@ -305,7 +303,7 @@ gn_audit_guard_init(void)
 							 "Refuses changes of the audit log to superusers too.",
 							 "Off is for development: triggers remain, hooks do not.",
 							 &enforce, true, PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	previous_utility = ProcessUtility_hook;
+	next_utility = ProcessUtility_hook ? ProcessUtility_hook : standard_ProcessUtility;
 	ProcessUtility_hook = guard_utility;
 	previous_access = object_access_hook;
 	object_access_hook = guard_access;
