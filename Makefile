@@ -27,6 +27,12 @@ REGRESS_OPTS   = --temp-instance=tmp_check --temp-config=$(srcdir)/test/grownext
 ISOLATION      = $(sort $(basename $(notdir $(wildcard $(srcdir)/test/isolation/specs/*.spec))))
 ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation --temp-instance=tmp_check_iso --temp-config=$(srcdir)/test/grownext.conf
 
+# Built in another directory (make -f /path/to/Makefile), sources are found here.
+ifneq ($(srcdir),$(CURDIR))
+VPATH := $(srcdir)
+$(shell mkdir -p $(sort $(dir $(OBJS))))
+endif
+
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
