@@ -510,9 +510,12 @@ BEGIN
         item.hint := NULL;
         IF standby OR identity IS DISTINCT FROM 'armed' OR facts.mode <> 'on' OR NOT facts.listed THEN
             item.state := 'off'; item.detail := 'not wanted here now';
+        ELSIF facts.scheduler_pid IS NULL AND facts.scheduler_error IS NULL AND facts.slots_short_since IS NULL AND facts.processes_short_since IS NULL
+              AND greatest(row_found.armed_at, facts.verdict_since, pg_postmaster_start_time()) > clock_timestamp() - interval '30 seconds' THEN
+            item.state := 'degraded'; item.detail := 'starting'; item.hint := 'Ask again in a few seconds.';
         ELSIF facts.scheduler_pid IS NULL THEN
             item.state := 'failed';
-            item.detail := format('no scheduler: %s%s', coalesce(facts.scheduler_state, 'starting'), coalesce(': ' || facts.scheduler_error, ''));
+            item.detail := format('no scheduler: %s%s', coalesce(facts.scheduler_state, 'none was started'), coalesce(': ' || facts.scheduler_error, ''));
             item.hint := 'It is tried again by itself; see the lines on worker slots and the server log.';
         ELSIF facts.scheduler_error IS NOT NULL THEN
             item.state := 'degraded'; item.detail := format('a pass fails: %s', facts.scheduler_error);

@@ -30,6 +30,8 @@ like(GrowNext::Workers::status($node, 'one', 'identity', 'hint'), qr/grownext\.s
 
 is( $node->safe_psql('one', "BEGIN; SELECT count(*) > 3 FROM grownext.setup('https://id.example', '{https://api.example}'); ROLLBACK"),
 	't', 'a setup() that rolls back');
+is( $node->safe_psql('one', "BEGIN; SELECT FROM grownext.setup('https://id.example', '{https://api.example}'); SELECT state, detail FROM grownext.status() WHERE item = 'scheduler'; ROLLBACK") =~ s/^\n+//r,
+	'degraded|starting', 'a scheduler that was asked for a moment ago is starting, not failed');
 ok(GrowNext::Workers::gone($node, 'one'), 'arms nothing');
 is( $node->safe_psql('one', "SELECT string_agg(step || '=' || state, ' ') FROM grownext.setup('https://id.example', '{https://api.example}') WHERE step IN ('identity', 'issuer', 'audiences', 'workers')"),
 	'identity=created issuer=created audiences=created workers=on', 'setup() says what it did');
