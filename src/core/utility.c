@@ -8,8 +8,9 @@
  * its transaction ends; then the launcher brings them back. Only for a caller who
  * passes the ownership check of the command: nobody else stops anything.
  *
- * Commands on the extension make its workers look again at commit. They would notice
- * anyway, at their next tick or by an error; this is sooner and quieter.
+ * Commands on the extension make its workers look again at commit, and so does COMMIT
+ * PREPARED. They would notice anyway, at their next tick or by an error; this is sooner
+ * and quieter.
  */
 #include "postgres.h"
 
@@ -159,6 +160,14 @@ plan_wakeups(Node *statement)
 		}
 		case T_DropOwnedStmt:
 			gn_worker_recheck_at_commit();
+			break;
+		case T_TransactionStmt:
+			/* What was prepared may have enqueued, in a session that is long gone. */
+			if (castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED)
+			{
+				gn_worker_wake_at_commit(1);
+				gn_worker_tick_at_commit();
+			}
 			break;
 		default:
 			break;

@@ -5,8 +5,8 @@
  * The commit is visible to others before XACT_EVENT_COMMIT fires (the transaction
  * has left the process array), so whoever wakes up sees the rows. A rolled-back
  * savepoint takes its wishes with it. PREPARE forgets them: COMMIT PREPARED runs in
- * any session, and what it brings is found by the next tick. Nothing throws in the
- * commit callback: it takes one lock and sets latches.
+ * any session, and wakes everybody (utility.c). Nothing throws in the commit callback:
+ * it takes one lock and sets latches.
  */
 #include "postgres.h"
 
