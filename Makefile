@@ -41,10 +41,12 @@ include $(PGXS)
 $(OBJS): $(wildcard $(srcdir)/src/*/*.h) $(srcdir)/Makefile $(srcdir)/$(EXTENSION).control
 
 # The install script: prologue, every table, every function, the two functions
-# that speak for all components, and every GRANT, in component order.
+# that speak for all components, and every GRANT, in component order. A component with
+# much SQL keeps functions of one noun in <noun>.sql beside functions.sql.
 SQL_SOURCES = src/prologue.sql \
     $(patsubst $(srcdir)/%,%,$(wildcard $(COMPONENTS:%=$(srcdir)/src/%/tables.sql))) \
-    $(patsubst $(srcdir)/%,%,$(wildcard $(COMPONENTS:%=$(srcdir)/src/%/functions.sql))) \
+    $(foreach c,$(COMPONENTS),$(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/src/$c/functions.sql) \
+        $(filter-out %/tables.sql %/functions.sql,$(sort $(wildcard $(srcdir)/src/$c/*.sql))))) \
     src/platform.sql src/epilogue.sql
 
 $(SCRIPT): $(addprefix $(srcdir)/,$(SQL_SOURCES)) $(srcdir)/Makefile

@@ -24,6 +24,9 @@
 #include "jwt/jwt.h"
 #include "jwt/key.h"
 
+#define UNIX_EPOCH_OFFSET                                                              \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC)
+
 GN_FUNCTION(gn_jwt_key_generate);
 
 static GnMarker key_marker = {.name = "jwt_marker_key"};
@@ -188,6 +191,25 @@ gn_jwt_options(void)
 	return &options;
 }
 
+/* The named audience if setup() allowed it, else the default one. */
+const char *
+gn_jwt_audience(const char *named)
+{
+	const GnJwtOptions *options = gn_jwt_options();
+
+	if (named == NULL)
+		return options->audiences[0];
+	for (int i = 0; i < options->audience_count; i++)
+	{
+		if (strcmp(options->audiences[i], named) == 0)
+			return options->audiences[i];
+	}
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("audience \"%s\" is not one of this platform's", named),
+					errhint("Allow it: SELECT * FROM grownext.setup(issuer, "
+							"audiences), all of them named.")));
+}
+
 static void
 forget_keys(void)
 {
@@ -208,6 +230,12 @@ parse_state(const char *state)
 	if (strcmp(state, "standby") == 0)
 		return GN_KEY_STANDBY;
 	return strcmp(state, "retiring") == 0 ? GN_KEY_RETIRING : GN_KEY_REVOKED;
+}
+
+int64
+gn_jwt_unix_now(void)
+{
+	return gn_now() + UNIX_EPOCH_OFFSET;
 }
 
 /* The first segment of every token that this key signs, in the cache's memory. */

@@ -62,6 +62,11 @@ extern void gn_jwt_cache_init(void);
 
 /* As of now; valid until the next call. Raises NX003 before setup(). */
 extern const GnJwtOptions *gn_jwt_options(void);
+/* The named audience if setup() allowed it, else raises; the default one for NULL. */
+extern const char *gn_jwt_audience(const char *named);
+
+/* Microseconds since 1970, by the wall clock. */
+extern int64 gn_jwt_unix_now(void);
 
 /* Keys as of now, valid until the next call of either; NULL when there is none. */
 extern GnSigningKey *gn_jwt_key_find(const char *kid);
