@@ -196,7 +196,7 @@ claim_key(const GnAuditEvent *event, TimestampTz now, int64 *id)
 				 "VALUES ($1, $2, "
 				 "pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array("
 				 "$4, $5, $6, $7, $8, $9)::pg_catalog.text, 'UTF8')), "
-				 "pg_catalog.nextval('grownext_audit.event_id_seq'), $3) "
+				 "_grownext.core_nextval('grownext_audit.event_id_seq'), $3) "
 				 "ON CONFLICT ON CONSTRAINT audit_idempotency_key DO NOTHING RETURNING "
 				 "k.event_id",
 				 UUIDOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
@@ -254,7 +254,7 @@ insert_event(const GnAuditEvent *event, TimestampTz now, int64 id)
 		"on_behalf_of, actor_source, session_role, action, target, category, context, "
 		"change, "
 		"request_id) VALUES (coalesce($1, "
-		"pg_catalog.nextval('grownext_audit.event_id_seq')), "
+		"_grownext.core_nextval('grownext_audit.event_id_seq')), "
 		"pg_catalog.pg_current_xact_id(), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
 		"coalesce($12, '{}'), $13, $14) RETURNING id",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID,

@@ -18,6 +18,11 @@ CREATE OR REPLACE FUNCTION _grownext.core_now() RETURNS timestamptz
 LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_core_now';
 COMMENT ON FUNCTION _grownext.core_now() IS 'Wall clock, or grownext.test_clock.';
 
+-- Every id of ours that a sequence gives comes from here: see src/core/sequence.c.
+CREATE OR REPLACE FUNCTION _grownext.core_nextval(sequence regclass) RETURNS bigint
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_core_nextval';
+COMMENT ON FUNCTION _grownext.core_nextval(regclass) IS 'As nextval(), and safe in the transaction that made the sequence, with wal_level = minimal too.';
+
 CREATE OR REPLACE FUNCTION grownext.extension_version() RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_extension_version';
 COMMENT ON FUNCTION grownext.extension_version() IS 'Version of the loaded library.';

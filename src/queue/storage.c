@@ -93,14 +93,17 @@ put_arguments(const GnJob *job, bool ready, Datum *values, char *nulls)
 	values[PUT_UNIQUE_KEY] = text_or_null(job->unique_key, &nulls[PUT_UNIQUE_KEY]);
 }
 
+#define NEXT_ID "_grownext.core_nextval('_grownext.queue_job_id')"
+
 int64
 gn_storage_put(const GnJob *job, bool ready)
 {
 	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, "
+		"INSERT INTO _grownext.queue_job (id, queue, priority, max_attempts, ready, "
 		"run_at, enqueued_at,"
 		" deadline, tenant_id, claims, payload, group_key, unique_key)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
+		" VALUES (" NEXT_ID
+		", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
 		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
 		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, TEXTOID);
 	Datum values[PUT_ARGUMENTS];
@@ -116,10 +119,11 @@ gn_storage_put_many(const GnJob *model, bool ready, int count, Datum payloads,
 					Datum group_keys, int64 *ids)
 {
 	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.queue_job (queue, priority, max_attempts, ready, "
+		"INSERT INTO _grownext.queue_job (id, queue, priority, max_attempts, ready, "
 		"run_at, enqueued_at,"
 		" deadline, tenant_id, claims, payload, group_key)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, p.payload, p.group_key"
+		" SELECT " NEXT_ID
+		", $1, $2, $3, $4, $5, $6, $7, $8, $9, p.payload, p.group_key"
 		" FROM unnest($10, $11) WITH ORDINALITY AS p (payload, group_key, place)"
 		" ORDER BY p.place RETURNING id",
 		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,

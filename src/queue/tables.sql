@@ -56,7 +56,7 @@ CREATE SEQUENCE _grownext.queue_job_id AS bigint CACHE 1;
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job_id', '');
 
 CREATE TABLE _grownext.queue_job (
-    id           bigint      NOT NULL DEFAULT pg_catalog.nextval('_grownext.queue_job_id'),
+    id           bigint      NOT NULL, -- from _grownext.core_nextval()
     enqueued_at  timestamptz NOT NULL,
     run_at       timestamptz NOT NULL,
     deadline     timestamptz,

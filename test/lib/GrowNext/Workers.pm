@@ -18,8 +18,7 @@ sub new_node
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	# as servers are by default: with wal_level = minimal Postgres itself repeats sequence
-	# values after a crash when the sequence is used in the transaction that made it
+	# as servers are by default
 	$node->init(allows_streaming => 1, %options);
 	$node->append_conf('postgresql.conf', slurp_file("$source/test/grownext.conf"));
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
