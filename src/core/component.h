@@ -24,10 +24,16 @@ typedef struct GnComponent
 	 */
 	const char *tick;
 
-	/* How many executors have work in this database now; runs in a transaction. */
+	/*
+	 * How many units of work wait for an executor in this database now, those that
+	 * run not counted; runs in a transaction.
+	 */
 	int (*executor_demand)(void);
 
-	/* Runs one unit of work in transactions of its own; false when there is none. */
+	/*
+	 * Runs one unit of work in transactions of its own; false when there is none. Says
+	 * gn_worker_engage() when it has one.
+	 */
 	bool (*executor_run)(void);
 } GnComponent;
 

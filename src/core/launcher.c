@@ -320,7 +320,9 @@ start_schedulers(Survey *survey)
 		}
 		wait = start_failures < 3 ? 1000L << start_failures : LONGEST_SHORTAGE_MS;
 		start_failures++;
-		start_due = TimestampTzPlusMilliseconds(now, wait);
+		/* A slot that becomes free wakes us, a process does not. */
+		if (result == GN_START_NO_PROCESS)
+			start_due = TimestampTzPlusMilliseconds(now, wait);
 		survey->next_ms = Min(survey->next_ms, wait);
 		break;
 	}

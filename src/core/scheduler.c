@@ -31,6 +31,8 @@
 	INT64CONST(10) /* for a tick that always wants another at once */
 #define LONGEST_BACKOFF_MS 60000
 #define LONGEST_SHORTAGE_MS 8000
+#define VERIFY_MS 100
+#define HUNGRY_MS 3000 /* between two attempts to get a slot; see share.c */
 
 /* A component's share of the pass: its tick, or its call for executors. */
 typedef struct Duty
@@ -44,8 +46,10 @@ typedef struct Duty
 static MemoryContext pass_context; /* in force outside transactions, reset after each */
 static Duty *duties;
 static int duty_count;
-static int demand;            /* executors that would find work now */
-static int start_failures;    /* in a row, for want of slots or processes */
+static int waiting;           /* units of work that wait for an executor */
+static long verify_ms;        /* until we look whether somebody took them; 0: no need */
+static bool hungry;           /* an executor found no slot */
+static int start_failures;    /* in a row, for want of processes */
 static TimestampTz start_due; /* no executor is started before */
 
 extern PGDLLEXPORT void gn_scheduler_main(Datum main_arg);
@@ -111,7 +115,7 @@ run_duty(Duty *duty)
 	if (duty->query.sql)
 		wait = run_tick(duty);
 	else
-		demand += duty->component->executor_demand();
+		waiting += duty->component->executor_demand();
 	gn_worker_commit();
 	duty->failures = 0;
 	wait = Max(SHORTEST_SLEEP_MS, Min(wait, LONGEST_SLEEP_MS));
@@ -141,25 +145,21 @@ run_guarded(Duty *duty)
 /* Who may start now: no shortage is being waited out, and executors do not fall over.
  */
 static bool
-executors_may_start(int *executors, int *starting)
+executors_may_start(int *executors)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	GnDatabase *d;
 	bool may;
 
-	*executors = *starting = 0;
+	*executors = 0;
 	LWLockAcquire(&gn_workers->lock, LW_SHARED);
 	for (int i = 0; i < gn_workers->slot_count; i++)
 	{
 		GnWorkerSlot *slot = &gn_workers->slot[i];
-		uint32 state = pg_atomic_read_u32(&slot->state);
 
-		if (state == GN_SLOT_FREE || slot->kind != GN_WORKER_EXECUTOR ||
-			slot->database != MyDatabaseId)
-			continue;
-		(*executors)++;
-		if (state == GN_SLOT_STARTING)
-			(*starting)++;
+		if (pg_atomic_read_u32(&slot->state) != GN_SLOT_FREE &&
+			slot->kind == GN_WORKER_EXECUTOR && slot->database == MyDatabaseId)
+			(*executors)++;
 	}
 	d = gn_worker_database(MyDatabaseId);
 	if (d && d->executor.not_before > start_due)
@@ -169,72 +169,93 @@ executors_may_start(int *executors, int *starting)
 	return may;
 }
 
-static void
-start_executors(void)
+/* Starts so many if they get slots and processes; true when slots ran out. */
+static bool
+start_some(int count)
 {
-	int missing = demand - gn_worker_wake_idle(MyDatabaseId, demand);
-	int executors;
-	int starting;
-
-	if (missing <= 0 || !executors_may_start(&executors, &starting))
-		return;
-	missing = Min(missing - starting, gn_executors - executors);
-	while (missing-- > 0)
+	while (count-- > 0)
 	{
 		GnStart result = gn_worker_start(GN_WORKER_EXECUTOR, MyDatabaseId);
 
-		if (result == GN_START_OK)
+		if (result == GN_START_NO_SLOT)
+			return true; /* we are woken when there is one */
+		if (result != GN_START_OK)
 		{
-			start_failures = 0;
-			continue;
+			start_due =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											start_failures < 3 ? 1000 << start_failures
+															   : LONGEST_SHORTAGE_MS);
+			start_failures++;
+			return false;
 		}
-		start_due =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										start_failures < 3 ? 1000 << start_failures
-														   : LONGEST_SHORTAGE_MS);
-		start_failures++;
-		return;
+		start_failures = 0;
+		verify_ms = 0;
+	}
+	return false;
+}
+
+/*
+ * Somebody for each job that waits. Executors on their way to a job are counted on
+ * for one each, but they may be about to take what we did not count: so for as long
+ * as jobs wait we look again soon, later and later.
+ */
+static void
+serve_demand(void)
+{
+	int missing = waiting > 0 ? gn_worker_cover(MyDatabaseId, waiting) : 0;
+	bool was_hungry = hungry;
+	int executors;
+
+	hungry = false;
+	verify_ms = waiting > 0 ? Min(Max(2 * verify_ms, VERIFY_MS), LONGEST_SLEEP_MS) : 0;
+	if (missing > 0 && executors_may_start(&executors))
+		hungry = start_some(Min(missing, gn_executors - executors));
+	if (was_hungry && !hungry)
+	{
+		LWLockAcquire(&gn_workers->lock, LW_EXCLUSIVE);
+		gn_share_hunger(MyDatabaseId, false);
+		LWLockRelease(&gn_workers->lock);
 	}
 }
 
-/* Takes the request for ticks; it is gone before the ticks look, so none is missed. */
-static bool
-tick_wanted(void)
+static uint32
+asked(bool take)
 {
 	GnDatabase *d;
-	bool wanted;
+	uint32 what = 0;
 
 	LWLockAcquire(&gn_workers->lock, LW_SHARED);
 	d = gn_worker_database(MyDatabaseId);
-	wanted = d && pg_atomic_exchange_u32(&d->tick_wanted, 0) != 0;
+	if (d)
+		what =
+			take ? pg_atomic_exchange_u32(&d->asked, 0) : pg_atomic_read_u32(&d->asked);
 	LWLockRelease(&gn_workers->lock);
-	return wanted;
+	return what;
 }
 
 /* Runs what is due; all ticks when a committer asks, the demand whenever somebody woke
- * us. */
+ * us. What is asked for is taken before anything looks, so none is missed. */
 static void
 run_pass(void)
 {
-	bool wanted = tick_wanted();
+	bool wanted = (asked(true) & GN_ASKED_TICK) != 0;
 	TimestampTz now = GetCurrentTimestamp();
 	bool failed = false;
 
-	demand = 0;
+	waiting = 0;
 	for (int i = 0; i < duty_count; i++)
 	{
 		Duty *duty = &duties[i];
-		bool asked = duty->query.sql ? wanted : true;
+		bool called = duty->query.sql ? wanted : true;
 
 		if (gn_worker_must_leave() || gn_worker_changed())
-			return;
+			return; /* then every duty is due */
 		/* A failing duty waits for its time, whoever asks. */
-		if (duty->due <= now || (asked && duty->failures == 0))
+		if (duty->due <= now || (called && duty->failures == 0))
 			run_guarded(duty);
 		failed |= duty->failures > 0;
 	}
-	if (demand > 0)
-		start_executors();
+	serve_demand();
 	gn_worker_beat(!failed);
 }
 
@@ -250,9 +271,21 @@ time_to_sleep(void)
 		if (duties[i].query.sql || duties[i].failures > 0)
 			sleep = Min(sleep, TimestampDifferenceMilliseconds(now, duties[i].due));
 	}
-	if (demand > 0 && start_due > now)
+	if (waiting > 0 && start_due > now)
 		sleep = Min(sleep, TimestampDifferenceMilliseconds(now, start_due));
+	if (verify_ms > 0)
+		sleep = Min(sleep, verify_ms);
+	if (hungry)
+		sleep = Min(sleep, HUNGRY_MS);
 	return sleep;
+}
+
+/* What came during the pass. The latch does not tell: a tick that waits for a lock
+ * resets it. */
+static bool
+something_new(void)
+{
+	return gn_worker_must_leave() || gn_worker_changed() || asked(false) != 0;
 }
 
 /* Somebody changed something that matters: every duty is due, whatever went wrong
@@ -295,6 +328,7 @@ gn_scheduler_main(Datum main_arg)
 		gn_worker_reap();
 		run_pass();
 		pg_atomic_write_u32(&gn_my_slot->state, GN_SLOT_IDLE);
-		(void) gn_worker_wait(time_to_sleep(), event);
+		if (!something_new())
+			(void) gn_worker_wait(time_to_sleep(), event);
 	}
 }

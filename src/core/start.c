@@ -64,14 +64,12 @@ find_free_slot(void)
 	return -1;
 }
 
-/* Lock held. A scheduler comes before another database's executors. */
-static bool
-may_reserve(GnWorkerKind kind, Oid database)
+/* Lock held. */
+static int
+choose_slot(GnWorkerKind kind, Oid database)
 {
-	if (gn_worker_blocked(database))
-		return false;
-	return kind == GN_WORKER_SCHEDULER ? gn_worker_scheduler(database) == NULL
-									   : gn_workers->schedulers_waiting == 0;
+	return kind == GN_WORKER_EXECUTOR && !gn_share_allows(database) ? -1
+																	: find_free_slot();
 }
 
 static GnStart
@@ -82,9 +80,10 @@ reserve_slot(GnWorkerKind kind, Oid database, int *index)
 
 	LWLockAcquire(&gn_workers->lock, LW_EXCLUSIVE);
 	*index = -1;
-	if (!may_reserve(kind, database))
+	if (gn_worker_blocked(database) ||
+		(kind == GN_WORKER_SCHEDULER && gn_worker_scheduler(database)))
 		result = GN_START_REFUSED;
-	else if ((*index = find_free_slot()) < 0)
+	else if ((*index = choose_slot(kind, database)) < 0)
 	{
 		result = GN_START_NO_SLOT;
 		log_it = note_shortage(&gn_workers->slots);
@@ -105,7 +104,11 @@ reserve_slot(GnWorkerKind kind, Oid database, int *index)
 		pg_atomic_write_u32(&slot->stop, 0);
 		pg_atomic_write_u32(&slot->state, GN_SLOT_STARTING);
 	}
+	if (kind == GN_WORKER_EXECUTOR && result != GN_START_REFUSED)
+		gn_share_hunger(database, result == GN_START_NO_SLOT);
 	LWLockRelease(&gn_workers->lock);
+	if (kind == GN_WORKER_EXECUTOR && result == GN_START_NO_SLOT)
+		gn_worker_nudge_executors();
 	if (log_it)
 		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					  errmsg("grownext has no worker slot left"),

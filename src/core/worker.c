@@ -93,7 +93,6 @@ static void
 release_slot(int code, Datum arg)
 {
 	GnWorkerSlot *slot = gn_my_slot;
-	GnWorkerSlot *scheduler;
 	bool asked;
 
 	if (slot == NULL)
@@ -101,7 +100,10 @@ release_slot(int code, Datum arg)
 	LWLockAcquire(&gn_workers->lock, LW_EXCLUSIVE);
 	asked = pg_atomic_read_u32(&slot->stop) != 0;
 	if (slot->kind == GN_WORKER_SCHEDULER)
+	{
 		settle_scheduler(my_database, asked);
+		gn_share_hunger(my_database->database, false);
+	}
 	else if (!left_clean && !asked)
 		gn_worker_backoff(&my_database->executor, slot->started_at, last_error);
 	else
@@ -115,9 +117,8 @@ release_slot(int code, Datum arg)
 	/* Whoever may want to act on it. */
 	if (gn_workers->launcher_latch)
 		SetLatch(gn_workers->launcher_latch);
-	scheduler = gn_worker_scheduler(my_database->database);
-	if (scheduler && scheduler->latch)
-		SetLatch(scheduler->latch);
+	gn_worker_ask_scheduler(my_database->database, GN_ASKED_DEMAND);
+	gn_share_wake_hungry();
 	for (int i = 0; i < GN_WORKER_BLOCKS; i++)
 	{
 		if (gn_workers->blocks[i].database == my_database->database)
@@ -147,7 +148,9 @@ take_slot(int index)
 	{
 		slot->pid = MyProcPid;
 		slot->latch = MyLatch;
-		pg_atomic_write_u32(&slot->state, GN_SLOT_BUSY);
+		pg_atomic_write_u32(&slot->state, slot->kind == GN_WORKER_EXECUTOR
+											  ? GN_SLOT_LOOKING
+											  : GN_SLOT_BUSY);
 		/* A block that came after the reservation must keep us from connecting. */
 		if (gn_worker_blocked(slot->database))
 			pg_atomic_write_u32(&slot->stop, 1);

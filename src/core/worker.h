@@ -16,6 +16,9 @@ extern void gn_worker_wake_at_commit(int jobs);
 /* Asks the scheduler for a pass at the commit of the current transaction. */
 extern void gn_worker_tick_at_commit(void);
 
+/* For executor_run: a unit of work is taken; nobody counts on us until it is done. */
+extern void gn_worker_engage(void);
+
 /*
  * May anything act in this database now? False without an identity row, with a
  * foreign one (restore, clone, point-in-time restore) and while fenced. Runs in

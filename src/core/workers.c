@@ -77,7 +77,7 @@ gn_worker_shmem_init(void)
 		for (int i = 0; i < gn_workers->database_count; i++)
 		{
 			pg_atomic_init_u32(&gn_workers->database[i].generation, 0);
-			pg_atomic_init_u32(&gn_workers->database[i].tick_wanted, 0);
+			pg_atomic_init_u32(&gn_workers->database[i].asked, 0);
 		}
 	}
 	LWLockRegisterTranche(gn_workers->tranche, "grownext_workers");
@@ -150,7 +150,8 @@ gn_worker_database_make(Oid database, bool evict)
 	d->since = GetCurrentTimestamp();
 	memset(&d->scheduler, 0, sizeof(d->scheduler));
 	memset(&d->executor, 0, sizeof(d->executor));
-	pg_atomic_write_u32(&d->tick_wanted, 0);
+	d->hungry_at = 0;
+	pg_atomic_write_u32(&d->asked, 0);
 	return d;
 }
 
@@ -244,25 +245,34 @@ gn_worker_recheck(Oid database)
 	LWLockRelease(&gn_workers->lock);
 }
 
-/* Wakes up to so many idle executors, each once; says how many are on their way, lock
- * held. */
+/* Of the database, with the lock held. Its latch may be reset by whatever it waits for
+ * meanwhile, so what is wanted is written down first. */
+void
+gn_worker_ask_scheduler(Oid database, uint32 what)
+{
+	GnWorkerSlot *scheduler = gn_worker_scheduler(database);
+	GnDatabase *d = gn_worker_database(database);
+
+	if (d)
+		(void) pg_atomic_fetch_or_u32(&d->asked, what);
+	if (scheduler && scheduler->latch)
+		SetLatch(scheduler->latch);
+}
+
+/* Lock held. Wakes up to so many idle executors, each once. */
 static int
-wake_idle(Oid database, int jobs, int *executors)
+wake_idle(Oid database, int jobs)
 {
 	int coming = 0;
 
-	*executors = 0;
-	for (int i = 0; i < gn_workers->slot_count; i++)
+	for (int i = 0; i < gn_workers->slot_count && coming < jobs; i++)
 	{
 		GnWorkerSlot *slot = &gn_workers->slot[i];
 		uint32 state = GN_SLOT_IDLE;
 
-		if (slot->kind != GN_WORKER_EXECUTOR || !slot_serves(slot, database))
-			continue;
-		(*executors)++;
-		if (coming >= jobs || slot->latch == NULL)
-			continue;
-		if (pg_atomic_compare_exchange_u32(&slot->state, &state, GN_SLOT_WOKEN))
+		if (slot->kind == GN_WORKER_EXECUTOR && slot_serves(slot, database) &&
+			slot->latch &&
+			pg_atomic_compare_exchange_u32(&slot->state, &state, GN_SLOT_LOOKING))
 		{
 			SetLatch(slot->latch);
 			coming++;
@@ -271,16 +281,38 @@ wake_idle(Oid database, int jobs, int *executors)
 	return coming;
 }
 
+/*
+ * For a scheduler that has counted the jobs that wait: how many of them nobody will
+ * take, after idle executors were woken for the rest.
+ */
 int
-gn_worker_wake_idle(Oid database, int jobs)
+gn_worker_cover(Oid database, int jobs)
 {
-	int executors;
-	int coming;
-
 	LWLockAcquire(&gn_workers->lock, LW_SHARED);
-	coming = wake_idle(database, jobs, &executors);
+	for (int i = 0; i < gn_workers->slot_count; i++)
+	{
+		GnWorkerSlot *slot = &gn_workers->slot[i];
+		uint32 state = pg_atomic_read_u32(&slot->state);
+
+		if (slot->kind == GN_WORKER_EXECUTOR && slot->database == database &&
+			(state == GN_SLOT_STARTING || state == GN_SLOT_LOOKING))
+			jobs--;
+	}
+	if (jobs > 0)
+		jobs -= wake_idle(database, jobs);
 	LWLockRelease(&gn_workers->lock);
-	return coming;
+	return Max(jobs, 0);
+}
+
+static int
+count_executors(Oid database)
+{
+	int executors = 0;
+
+	for (int i = 0; i < gn_workers->slot_count; i++)
+		executors += gn_workers->slot[i].kind == GN_WORKER_EXECUTOR &&
+					 slot_serves(&gn_workers->slot[i], database);
+	return executors;
 }
 
 /*
@@ -291,24 +323,16 @@ gn_worker_wake_idle(Oid database, int jobs)
 void
 gn_worker_wake(Oid database, int jobs, bool tick)
 {
-	int executors;
-	bool more;
+	uint32 what = tick ? GN_ASKED_TICK : 0;
 
 	if (gn_workers == NULL)
 		return;
 	LWLockAcquire(&gn_workers->lock, LW_SHARED);
-	more = jobs > 0 && wake_idle(database, jobs, &executors) < jobs &&
-		   executors < gn_executors;
-	if (more || tick)
-	{
-		GnWorkerSlot *scheduler = gn_worker_scheduler(database);
-		GnDatabase *d = tick ? gn_worker_database(database) : NULL;
-
-		if (d)
-			pg_atomic_write_u32(&d->tick_wanted, 1);
-		if (scheduler && scheduler->latch)
-			SetLatch(scheduler->latch);
-	}
+	if (jobs > 0 && wake_idle(database, jobs) < jobs &&
+		count_executors(database) < gn_executors)
+		what |= GN_ASKED_DEMAND;
+	if (what)
+		gn_worker_ask_scheduler(database, what);
 	LWLockRelease(&gn_workers->lock);
 }
 
@@ -346,8 +370,8 @@ gn_worker_nudge_executors(void)
 	{
 		GnWorkerSlot *slot = &gn_workers->slot[i];
 
-		if (slot->kind == GN_WORKER_EXECUTOR && slot_serves(slot, InvalidOid) &&
-			slot->latch)
+		if (slot->kind == GN_WORKER_EXECUTOR && slot->latch &&
+			pg_atomic_read_u32(&slot->state) == GN_SLOT_IDLE)
 			SetLatch(slot->latch);
 	}
 	LWLockRelease(&gn_workers->lock);

@@ -26,8 +26,8 @@ typedef enum GnSlotState
 	GN_SLOT_FREE,
 	GN_SLOT_STARTING, /* reserved by a starter; the process has not attached yet */
 	GN_SLOT_IDLE,     /* waits on its latch */
-	GN_SLOT_WOKEN,    /* a committer counts on it: latch set, not up yet */
-	GN_SLOT_BUSY,
+	GN_SLOT_LOOKING,  /* takes the next job there is; a committer may have woken it */
+	GN_SLOT_BUSY,     /* has a job; nobody counts on it for another */
 	GN_SLOT_LEAVING
 } GnSlotState;
 
@@ -68,14 +68,18 @@ typedef struct GnBackoff
 /* What is remembered about a database while no worker of it runs. */
 typedef struct GnDatabase
 {
-	Oid database;                 /* InvalidOid: free */
-	pg_atomic_uint32 generation;  /* counts changes that workers must look at */
-	pg_atomic_uint32 tick_wanted; /* a committer asks for a pass */
+	Oid database;                /* InvalidOid: free */
+	pg_atomic_uint32 generation; /* counts changes that workers must look at */
+	pg_atomic_uint32 asked;      /* GN_ASKED_*: what the next pass is for */
 	GnVerdict verdict;
-	TimestampTz since; /* of the verdict */
+	TimestampTz since;     /* of the verdict */
+	TimestampTz hungry_at; /* when an executor last found no slot; 0: it did */
 	GnBackoff scheduler;
 	GnBackoff executor;
 } GnDatabase;
+
+#define GN_ASKED_TICK 1   /* a committer wants the ticks to look */
+#define GN_ASKED_DEMAND 2 /* a committer found no idle executor for its jobs */
 
 /* A backend that needs a database without sessions. */
 typedef struct GnBlock
@@ -106,6 +110,7 @@ typedef struct GnWorkers
 	TimestampTz launcher_pass_at;
 	int launcher_starts;
 	int schedulers_waiting; /* databases whose scheduler found no slot */
+	TimestampTz hungry_at;  /* the latest of all databases' */
 	GnShortage slots;       /* of grownext.max_workers */
 	GnShortage processes;   /* of max_worker_processes */
 	GnBlock blocks[GN_WORKER_BLOCKS];
@@ -125,6 +130,7 @@ extern GnDatabase *gn_worker_database(Oid database);
 extern GnDatabase *gn_worker_database_make(Oid database, bool evict);
 extern GnWorkerSlot *gn_worker_scheduler(Oid database);
 extern bool gn_worker_blocked(Oid database);
+extern void gn_worker_ask_scheduler(Oid database, uint32 what);
 extern void
 gn_worker_backoff(GnBackoff *backoff, TimestampTz started_at, const char *error);
 
@@ -133,10 +139,18 @@ extern void
 gn_worker_recheck(Oid database); /* its identity, extension or fence may have changed */
 extern void gn_worker_wake_launcher(void);
 extern void gn_worker_wake(Oid database, int jobs, bool tick);
-extern int gn_worker_wake_idle(Oid database, int jobs);
+extern int gn_worker_cover(Oid database, int jobs);
 extern int
 gn_worker_stop(Oid database, bool terminate); /* how many are still attached */
-extern void gn_worker_nudge_executors(void);  /* idle ones look at what is wanted */
+extern void gn_worker_nudge_executors(void);  /* idle ones look whether to leave */
+
+/* share.c: whose turn is it when slots run out; the lock is held */
+extern bool gn_share_allows(Oid database);
+extern void gn_share_hunger(Oid database, bool hungry);
+extern bool gn_share_wanted(void);
+extern bool gn_share_yields(const GnWorkerSlot *slot, bool idle);
+extern void gn_share_wake_hungry(void);
+#define GN_HUNGER_LASTS_MS 10000 /* a scheduler repeats it more often */
 
 /* start.c: for launcher and schedulers */
 typedef enum GnStart

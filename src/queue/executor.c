@@ -224,26 +224,40 @@ take_job(Run *run)
 	return take;
 }
 
+/* How many more jobs of a queue its limit allows now, at most so many. */
+static int
+free_places(const GnQueue *queue, int most)
+{
+	uint64 base = gn_queue_lock_key(queue->name, NULL) << 16;
+	int places = 0;
+
+	if (queue->concurrency == 0)
+		return most;
+	for (int i = 1; i <= queue->concurrency && places < most; i++)
+		places += !gn_queue_locked(GN_QUEUE_LOCK_SLOT, base | (uint64) i);
+	return places;
+}
+
+/* Jobs that executors could run now and nobody runs, at most so many of each queue. */
 int
 gn_executor_demand(void)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT coalesce(sum(least(coalesce(q.concurrency, $1), (SELECT count(*) FROM ("
-		" SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready "
-		"LIMIT $1) AS few))), 0)"
-		"::pg_catalog.int4"
-		" FROM _grownext.queue_queue AS q WHERE q.handler IS NOT NULL AND q.paused_at "
-		"IS NULL",
-		INT4OID);
-	Datum values[1] = {Int32GetDatum(Max(gn_executors, 1))};
-	bool isnull;
+	int most = Max(gn_executors, 1);
+	int demand = 0;
+	char **queues;
+	int count;
 	GnSpi spi;
-	int demand;
 
 	gn_spi_begin(&spi);
-	(void) gn_spi_execute(&query, values, NULL, false);
-	demand = DatumGetInt32(
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	count = gn_storage_ready_queues("", &queues);
+	for (int i = 0; i < count; i++)
+	{
+		const GnQueue *queue = gn_queue_find(queues[i]);
+		int places = queue ? free_places(queue, most) : 0;
+
+		if (places > 0)
+			demand += gn_storage_count_waiting(queues[i], places);
+	}
 	gn_spi_end(&spi);
 	return demand;
 }
@@ -593,7 +607,10 @@ try_one(Run *run)
 	begin_transaction();
 	take = take_job(run);
 	if (take == GN_TAKE_DONE)
+	{
+		gn_worker_engage();
 		run_taken_job(run);
+	}
 	else
 		commit_transaction();
 	return take;

@@ -253,6 +253,20 @@ gn_storage_ready_queues(const char *after, char ***queues)
 	return count;
 }
 
+int
+gn_storage_count_waiting(const char *queue, int most)
+{
+	/* In the order of its index, as above. Those that run are few: one an executor. */
+	static GnQuery query =
+		GN_QUERY("SELECT FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
+				 " AND NOT _grownext.queue_job_running(j.id)"
+				 " ORDER BY j.priority, j.id LIMIT $2",
+				 TEXTOID, INT4OID);
+	Datum values[2] = {CStringGetTextDatum(queue), Int32GetDatum(most)};
+
+	return (int) gn_spi_execute(&query, values, NULL, true);
+}
+
 static int64 held_id = 0; /* what this process holds, by a session lock */
 
 /* Jobs whose failure another process is about to write: not to be claimed in this pass.
