@@ -229,7 +229,7 @@ DECLARE
     held record;
 BEGIN
     FOR held IN SELECT c.* FROM _grownext.core_capability AS c JOIN pg_catalog.pg_roles AS r ON r.rolname = c.role_name LOOP
-        PERFORM _grownext.core_capability_apply(held.capability, held.role_name, true);
+        PERFORM _grownext.core_capability_apply(held.capability, held.role_name);
     END LOOP;
 END
 $$;

@@ -57,6 +57,20 @@ CREATE TABLE _grownext.core_capability (
 COMMENT ON TABLE _grownext.core_capability IS 'Roles that hold a grownext_* role''s rights in this database only.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.core_capability', '');
 
+-- A privilege on an object, as GRANT spells it, and who gives it to a role.
+CREATE TYPE _grownext.core_right_on AS (privilege text, kind text, object text);
+CREATE TABLE _grownext.core_right (
+    role_name name NOT NULL,
+    privilege text NOT NULL,
+    kind      text NOT NULL,
+    object    text NOT NULL,
+    giver     text NOT NULL,
+    CONSTRAINT core_right_pkey PRIMARY KEY (role_name, privilege, kind, object, giver),
+    CONSTRAINT core_right_kind_chk CHECK (kind IN ('FUNCTION', 'PROCEDURE', 'TABLE', 'SCHEMA', 'TYPE'))
+);
+COMMENT ON TABLE _grownext.core_right IS 'Which capability or right on a queue gives a role which privilege; giver "grant" had it from elsewhere before.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.core_right', '');
+
 -- Which platform events go into which queue. The queue component checks the queue.
 CREATE TABLE _grownext.core_event_route (
     event_type text  NOT NULL,

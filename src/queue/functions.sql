@@ -322,6 +322,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     waiting bigint;
     routed text;
+    granted_to name[];
 BEGIN
     PERFORM _grownext.queue_check_name(queue);
     PERFORM _grownext.queue_lock_name(queue);
@@ -341,6 +342,11 @@ BEGIN
     DELETE FROM _grownext.queue_dead AS d WHERE d.queue = queue_drop.queue;
     DELETE FROM _grownext.queue_window AS w WHERE w.queue = queue_drop.queue;
     DELETE FROM _grownext.queue_total AS t WHERE t.queue = queue_drop.queue;
+    WITH granted AS (
+        DELETE FROM _grownext.queue_grant AS g WHERE g.queue = queue_drop.queue RETURNING g.role_name)
+    SELECT array_agg(DISTINCT g.role_name) INTO granted_to FROM granted AS g;
+    PERFORM _grownext.queue_apply_grants(r.rolname)
+       FROM pg_roles AS r WHERE r.rolname = ANY (granted_to);
     DELETE FROM _grownext.queue_queue AS q WHERE q.queue = queue_drop.queue;
 END
 $$;
@@ -359,40 +365,26 @@ $$;
 COMMENT ON FUNCTION _grownext.queue_check_right(text) IS 'Raises unless the text names a right on a queue.';
 
 -- What a role with rights on any queue must be able to call; which queue it may name
--- is for these functions to judge. What a role has from elsewhere (the epilogue, a
--- capability) is not ours to take.
+-- is for these functions to judge.
 CREATE OR REPLACE FUNCTION _grownext.queue_apply_grants(role_name name) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    held CONSTANT text[] := ARRAY(SELECT g.right_name FROM _grownext.queue_grant AS g
-        WHERE g.role_name = queue_apply_grants.role_name);
-    call record;
-BEGIN
-    IF role_name IN ('grownext_admin', 'grownext_service')
-       OR EXISTS (SELECT FROM _grownext.core_capability AS c
-                   WHERE c.role_name = queue_apply_grants.role_name AND c.capability IN ('admin', 'service')) THEN
-        RETURN;
-    END IF;
-    IF cardinality(held) > 0 THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA grownext TO %I', role_name);
-    END IF;
-    IF 'work' = ANY (held) THEN
-        EXECUTE format('GRANT USAGE ON TYPE grownext.job TO %I', role_name);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION grownext.current_job() TO %I', role_name);
-    END IF;
-    FOR call IN
-        SELECT p.oid::regprocedure AS signature, held && n.needs AS allowed
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH held AS (
+        SELECT array_agg(DISTINCT g.right_name) AS names FROM _grownext.queue_grant AS g
+         WHERE g.role_name = queue_apply_grants.role_name),
+    needed (privilege, kind, object, needs) AS (
+        VALUES ('USAGE', 'SCHEMA', 'grownext', ARRAY['enqueue', 'work']),
+               ('USAGE', 'TYPE', 'grownext.job', ARRAY['work'])
+        UNION ALL
+        SELECT 'EXECUTE', 'FUNCTION', p.oid::regprocedure::text, n.needs
           FROM (VALUES ('enqueue', ARRAY['enqueue']), ('enqueue_many', ARRAY['enqueue']), ('queue_handle', ARRAY['work']),
+                       ('current_job', ARRAY['work']),
                        ('job_get', ARRAY['enqueue', 'work']), ('job_cancel', ARRAY['enqueue', 'work'])) AS n (name, needs)
-          JOIN pg_proc AS p ON p.proname = n.name AND p.pronamespace = 'grownext'::regnamespace
-    LOOP
-        -- signatures come quoted from the catalogue
-        EXECUTE format(CASE WHEN call.allowed THEN 'GRANT EXECUTE ON FUNCTION %s TO %I'
-                            ELSE 'REVOKE EXECUTE ON FUNCTION %s FROM %I' END, call.signature, role_name);
-    END LOOP;
-END
+          JOIN pg_proc AS p ON p.proname = n.name AND p.pronamespace = 'grownext'::regnamespace)
+    SELECT _grownext.core_rights_declare('queue', queue_apply_grants.role_name,
+        coalesce((SELECT array_agg((n.privilege, n.kind, n.object)::_grownext.core_right_on)
+                    FROM needed AS n, held AS h WHERE n.needs && h.names), '{}'));
 $$;
-COMMENT ON FUNCTION _grownext.queue_apply_grants(name) IS 'Gives a role EXECUTE on what its rights on queues need, and takes the rest back.';
+COMMENT ON FUNCTION _grownext.queue_apply_grants(name) IS 'Gives a role what its rights on queues need, and takes the rest back.';
 
 CREATE OR REPLACE FUNCTION grownext.queue_grant(queue text, to_role name, "right" text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
