@@ -102,6 +102,8 @@ SELECT grownext.secret_drop('nothing');
 \echo :LAST_ERROR_SQLSTATE
 SELECT grownext.secret_drop('from-file');
 SELECT name FROM grownext.secret;
+-- each change is on record, by name: the same value again is none
+SELECT action, target, context, change IS NULL AS without_value FROM grownext.audit_event WHERE action LIKE 'secret.%' ORDER BY id;
 
 -- a value moved to another row does not open there
 BEGIN;
