@@ -108,12 +108,12 @@ BEGIN
         RETURN QUERY
         SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
                e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
-          FROM grownext_audit.event AS e;
+          FROM ONLY grownext_audit.event AS e;
     ELSE
         RETURN QUERY
         SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
                e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
-          FROM grownext_audit.event AS e WHERE e.tenant_id = own;
+          FROM ONLY grownext_audit.event AS e WHERE e.tenant_id = own;
     END IF;
 END
 $$;
@@ -154,7 +154,7 @@ BEGIN
     RETURN QUERY
     SELECT e.id, e.occurred_at, e.recorded_at, e.tenant_id, e.actor, e.on_behalf_of, e.session_role, e.action,
            e.target, e.category, e.context, e.change, e.request_id, e.txid, e.actor_source
-      FROM grownext_audit.event AS e
+      FROM ONLY grownext_audit.event AS e
      WHERE (scope IS NULL OR e.tenant_id = scope)
        AND (before_id IS NULL OR e.id < before_id)
        AND (since IS NULL OR e.occurred_at >= since)
@@ -191,7 +191,11 @@ BEGIN
     ELSE
         SELECT count(*) INTO firing FROM pg_trigger AS t
          WHERE t.tgrelid = log AND t.tgname IN ('event_append_only', 'event_no_truncate') AND t.tgenabled = 'A';
-        IF firing < 2 OR owner <> 'grownext_owner' THEN
+        IF EXISTS (SELECT FROM pg_inherits AS i WHERE log IN (i.inhrelid, i.inhparent)) THEN
+            RETURN NEXT ('audit', 'log', 'degraded', 'it has a parent or a child table, which does not belong to it',
+                (SELECT format('ALTER TABLE %s NO INHERIT %s;  -- DETACH PARTITION, if it is one', i.inhrelid::regclass, i.inhparent::regclass)
+                   FROM pg_inherits AS i WHERE log IN (i.inhrelid, i.inhparent) LIMIT 1), NULL)::grownext.status_item;
+        ELSIF firing < 2 OR owner <> 'grownext_owner' THEN
             RETURN NEXT ('audit', 'log', 'degraded', format('owned by %s, %s of 2 append-only triggers', owner, firing),
                 'SELECT grownext.audit_append(''audit.adopted'');  -- the next event puts them back', NULL)::grownext.status_item;
         ELSE

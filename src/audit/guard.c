@@ -23,6 +23,7 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
+#include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -87,6 +88,7 @@ alteration_is_harmless(const AlterTableCmd *command)
 		case AT_ClusterOn:
 		case AT_ColumnDefault:
 		case AT_DropCluster:
+		case AT_DropInherit:
 		case AT_EnableAlwaysTrig:
 		case AT_ReplicaIdentity:
 		case AT_ResetRelOptions:
@@ -105,18 +107,113 @@ alteration_is_harmless(const AlterTableCmd *command)
 	}
 }
 
+/* A parent's rows include its children's: neither may the log be somebody's child,
+ * nor events be in a table that anybody can change. */
+static bool
+alteration_adopts_log(const AlterTableCmd *command)
+{
+	switch (command->subtype)
+	{
+		case AT_AddInherit:
+			return names_log(castNode(RangeVar, command->def));
+		case AT_AttachPartition:
+			return names_log(castNode(PartitionCmd, command->def)->name);
+		default:
+			return false;
+	}
+}
+
 static void
 check_alter_table(const AlterTableStmt *statement)
 {
+	bool log = names_log(statement->relation);
 	ListCell *cell;
 
-	if (!names_log(statement->relation))
-		return;
 	foreach (cell, statement->cmds)
 	{
-		if (!alteration_is_harmless(lfirst(cell)))
+		if (log && !alteration_is_harmless(lfirst(cell)))
 			refuse("ALTER TABLE of the log");
+		if (alteration_adopts_log(lfirst(cell)))
+			refuse("ALTER TABLE ... INHERIT or ATTACH PARTITION with the log");
 	}
+}
+
+static void
+check_create_table(const CreateStmt *statement)
+{
+	ListCell *cell;
+
+	foreach (cell, statement->inhRelations)
+	{
+		if (names_log(lfirst_node(RangeVar, cell)))
+			refuse("CREATE TABLE ... INHERITS the log");
+	}
+}
+
+static bool
+log_exists(void)
+{
+	return gn_audit_log_owns(gn_audit_log_oid());
+}
+
+/* The log is known by its owner: whoever takes it from him would blind us. */
+static bool
+is_owner(const RoleSpec *role)
+{
+	Oid owner = get_role_oid("grownext_owner", true);
+
+	return OidIsValid(owner) && get_rolespec_oid(role, true) == owner;
+}
+
+static void
+check_reassign(const ReassignOwnedStmt *statement)
+{
+	ListCell *cell;
+
+	foreach (cell, statement->roles)
+	{
+		if (is_owner(lfirst_node(RoleSpec, cell)) && !is_owner(statement->newrole) &&
+			log_exists())
+			refuse("REASSIGN OWNED BY the log's owner");
+	}
+}
+
+static void
+check_owner(const AlterOwnerStmt *statement)
+{
+	if (statement->objectType == OBJECT_SCHEMA && !is_owner(statement->newowner) &&
+		strcmp(strVal(statement->object), GN_AUDIT_SCHEMA) == 0 && log_exists())
+		refuse("ALTER SCHEMA " GN_AUDIT_SCHEMA " OWNER");
+}
+
+/* A dump leaves out what members hold. */
+static void
+check_membership(const AlterExtensionContentsStmt *statement)
+{
+	bool log = false;
+
+	if (statement->objtype == OBJECT_SCHEMA)
+		log = strcmp(strVal(statement->object), GN_AUDIT_SCHEMA) == 0 && log_exists();
+	else if (statement->objtype == OBJECT_TABLE ||
+			 statement->objtype == OBJECT_SEQUENCE)
+		log = names_log(makeRangeVarFromNameList(castNode(List, statement->object)));
+	if (log)
+		refuse("ALTER EXTENSION ... ADD or DROP of the log");
+}
+
+/* The triggers' function is replaced by CREATE and ALTER EXTENSION alone. */
+static void
+check_create_function(const CreateFunctionStmt *statement)
+{
+	Oid namespace;
+	char *name;
+
+	if (!statement->replace || creating_extension || !log_exists())
+		return;
+	namespace = QualifiedNameGetCreationNamespace(statement->funcname, &name);
+	if (strcmp(name, "audit_refuse") == 0 &&
+		namespace == get_namespace_oid("_grownext", true))
+		refuse("CREATE OR REPLACE of the function of the log's triggers");
 }
 
 /* Our own triggers come back from a dump; any other could swallow events. */
@@ -143,9 +240,14 @@ check_rename(const RenameStmt *statement)
 {
 	if (statement->renameType == OBJECT_SCHEMA)
 	{
-		if (strcmp(statement->subname, GN_AUDIT_SCHEMA) == 0 &&
-			gn_audit_log_owns(gn_audit_log_oid()))
+		if (strcmp(statement->subname, GN_AUDIT_SCHEMA) == 0 && log_exists())
 			refuse("ALTER SCHEMA " GN_AUDIT_SCHEMA " RENAME");
+	}
+	else if (statement->renameType == OBJECT_ROLE)
+	{
+		/* in whichever database the log is */
+		if (strcmp(statement->subname, "grownext_owner") == 0)
+			refuse("RENAME of the log's owner");
 	}
 	else if (names_log(statement->relation))
 		refuse("ALTER ... RENAME of the log");
@@ -158,6 +260,26 @@ check_utility(const Node *statement)
 	{
 		case T_AlterTableStmt:
 			check_alter_table((const AlterTableStmt *) statement);
+			break;
+		case T_AlterSeqStmt:
+			if (names_log(((const AlterSeqStmt *) statement)->sequence))
+				refuse("ALTER SEQUENCE of the log");
+			break;
+		case T_CreateStmt:
+		case T_CreateForeignTableStmt: /* begins with a CreateStmt */
+			check_create_table((const CreateStmt *) statement);
+			break;
+		case T_ReassignOwnedStmt:
+			check_reassign((const ReassignOwnedStmt *) statement);
+			break;
+		case T_AlterOwnerStmt:
+			check_owner((const AlterOwnerStmt *) statement);
+			break;
+		case T_AlterExtensionContentsStmt:
+			check_membership((const AlterExtensionContentsStmt *) statement);
+			break;
+		case T_CreateFunctionStmt:
+			check_create_function((const CreateFunctionStmt *) statement);
 			break;
 		case T_CreateTrigStmt:
 			check_create_trigger((const CreateTrigStmt *) statement);

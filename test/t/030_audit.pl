@@ -166,6 +166,12 @@ foreach my $setting (sort keys %without)
 		'degraded', "$how: which status shows");
 	like(append('source', 'thing.made'), qr/^\d+$/, "$how: the next event");
 	is(answer('source', 'DELETE FROM grownext_audit.event'), 'NX050', "$how: enables them again");
+	my $events = $node->safe_psql('source', 'SELECT count(*) FROM grownext.audit_event');
+	$node->safe_psql('source', 'CREATE TABLE child () INHERITS (grownext_audit.event); INSERT INTO child SELECT * FROM grownext_audit.event');
+	is($node->safe_psql('source', 'SELECT count(*) FROM grownext.audit_event'), $events, "$how: rows of a child table are no events");
+	is( $node->safe_psql('source', q{SELECT state || ': ' || hint FROM _grownext.audit_status() WHERE item = 'log'}),
+		'degraded: ALTER TABLE public.child NO INHERIT grownext_audit.event;  -- DETACH PARTITION, if it is one', "$how: and status shows it");
+	$node->safe_psql('source', 'DROP TABLE child');
 }
 
 $node->stop;
