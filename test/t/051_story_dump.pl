@@ -31,27 +31,7 @@ my $token = GrowNext::Story::as($node, 'story', 'story_service',
 GrowNext::Story::as($node, 'story', 'story_admin', "SELECT grownext.queue_pause('render')");
 work($node, 'story', 21 .. 40);
 
-# every table of the extension, of the audit log and of the application, as one digest each
-my $digests = <<'SQL';
-SELECT CASE c.relkind
-       WHEN 'S' THEN format('SELECT %L, last_value FROM %s', c.oid::regclass, c.oid::regclass)
-       ELSE format('SELECT %L, (SELECT count(*) || '' '' || coalesce(md5(string_agg(t::text, '' '' ORDER BY t::text)), '''') FROM %s AS t %s)', c.oid::regclass, c.oid::regclass,
-            -- queues of the platform itself are made by the install script, not restored
-            CASE WHEN c.relname = 'queue_queue' THEN 'WHERE NOT starts_with(queue, ''grownext.'')' END) END
-  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
- WHERE n.nspname IN ('_grownext', 'grownext_audit', 'app') AND c.relkind IN ('r', 'S')
-   AND c.oid::regclass::text <> '_grownext.core_identity'
- ORDER BY c.oid::regclass::text
-SQL
-
-sub contents
-{
-	my ($on, $database) = @_;
-	my @queries = split(/\n/, $on->safe_psql($database, $digests));
-	return join("\n", map { $on->safe_psql($database, $_) } @queries);
-}
-
-my $before = contents($node, 'story');
+my $before = GrowNext::Story::contents($node, 'story');
 like($before, qr/tenant_tenant\|1 /, 'the digest covers the tenant');
 like($before, qr/grownext_audit\.event\|\d{2,} /, 'the digest covers the audit log');
 
@@ -82,7 +62,7 @@ foreach my $on ($node, $other)
 
 		$on->safe_psql('postgres', "CREATE DATABASE $database");
 		$on->command_ok($restore{$how}->($on, $database), "$where: restores without an error");
-		is(contents($on, $database), $before, "$where: every row is there");
+		is(GrowNext::Story::contents($on, $database), $before, "$where: every row is there");
 		is( $on->safe_psql($database, "SELECT state = 'ok' FROM grownext.status() WHERE component = 'core' AND item = 'identity'"),
 			'f', "$where: status() says that nothing acts here");
 		is($on->safe_psql($database, "SELECT count(*) FROM app.rendering"), '20', "$where: no pending job ran");

@@ -178,6 +178,27 @@ sub drained
 		"SELECT coalesce(sum(ready + running + scheduled), 0) = 0 FROM grownext.queue_stats()");
 }
 
+# every table of the extension, of the audit log and of the application, as one digest each
+my $digests = <<'SQL';
+SELECT CASE c.relkind
+       WHEN 'S' THEN format('SELECT %L, last_value FROM %s', c.oid::regclass, c.oid::regclass)
+       ELSE format('SELECT %L, (SELECT count(*) || '' '' || coalesce(md5(string_agg(t::text, '' '' ORDER BY t::text)), '''') FROM %s AS t %s)', c.oid::regclass, c.oid::regclass,
+            -- queues of the platform itself are made by the install script, not restored
+            CASE WHEN c.relname = 'queue_queue' THEN 'WHERE NOT starts_with(queue, ''grownext.'')' END) END
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE n.nspname IN ('_grownext', 'grownext_audit', 'app') AND c.relkind IN ('r', 'S')
+   AND c.oid::regclass::text <> '_grownext.core_identity'
+ ORDER BY c.oid::regclass::text
+SQL
+
+# contents(NODE, DATABASE): the digests of all its tables, and where its sequences are
+sub contents
+{
+	my ($on, $database) = @_;
+	my @queries = split(/\n/, $on->safe_psql($database, $digests));
+	return join("\n", map { $on->safe_psql($database, $_) } @queries);
+}
+
 # invariants(NODE, DATABASE, [N...], WHEN): what must hold whatever was killed
 sub invariants
 {
