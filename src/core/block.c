@@ -5,7 +5,9 @@
  * A block keeps workers of the database from starting, and from connecting if they
  * are on their way. It ends with the transaction that made it, however that ends:
  * by callback at commit and abort, and a dying backend aborts its transaction first.
- * So no block outlives its backend; a crash takes the memory along.
+ * So no block outlives its backend; a crash takes the memory along. A transaction that
+ * is prepared ends here, too: from then on its locks keep workers waiting, which come
+ * through when it is over.
  *
  * Lock order: the block comes before any lock of the command, so a worker that waits
  * for a lock on its database cannot deadlock with us: it holds none that we need.
@@ -45,7 +47,8 @@ remove_blocks(void)
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	if (blocking && (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT))
+	if (blocking && (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+					 event == XACT_EVENT_PREPARE))
 		remove_blocks();
 }
 

@@ -183,14 +183,10 @@ track_databases(Candidate *candidates, int count)
 	for (int i = 0; i < gn_workers->database_count; i++)
 	{
 		GnDatabase *d = &gn_workers->database[i];
-		bool in_use = false;
 
-		if (!OidIsValid(d->database) || find_candidate(d->database, candidates, count))
-			continue;
-		for (int s = 0; s < gn_workers->slot_count && !in_use; s++)
-			in_use = pg_atomic_read_u32(&gn_workers->slot[s].state) != GN_SLOT_FREE &&
-					 gn_workers->slot[s].database == d->database;
-		if (!in_use)
+		if (OidIsValid(d->database) &&
+			!find_candidate(d->database, candidates, count) &&
+			!gn_worker_database_in_use(d->database))
 			d->database = InvalidOid;
 	}
 
@@ -224,8 +220,7 @@ rotate_databases(void)
 		GnDatabase *d = &gn_workers->database[i];
 
 		if (OidIsValid(d->database) && d->verdict == GN_VERDICT_NOT_SET_UP &&
-			d->scheduler.not_before <= now &&
-			gn_worker_scheduler(d->database) == NULL &&
+			d->scheduler.not_before <= now && !gn_worker_database_in_use(d->database) &&
 			gn_worker_database(InvalidOid) == NULL)
 			d->database = InvalidOid;
 	}

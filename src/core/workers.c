@@ -102,8 +102,8 @@ gn_worker_database(Oid database)
 	return NULL;
 }
 
-static bool
-database_has_slots(Oid database)
+bool
+gn_worker_database_in_use(Oid database)
 {
 	for (int i = 0; i < gn_workers->slot_count; i++)
 	{
@@ -128,7 +128,7 @@ find_place(bool evict)
 
 		if (d->verdict == GN_VERDICT_NOT_SET_UP &&
 			(place == NULL || d->since < place->since) &&
-			!database_has_slots(d->database))
+			!gn_worker_database_in_use(d->database))
 			place = d;
 	}
 	return place;

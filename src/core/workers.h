@@ -128,6 +128,7 @@ extern Size gn_worker_shmem_size(void);
 extern void gn_worker_shmem_init(void);
 extern GnDatabase *gn_worker_database(Oid database);
 extern GnDatabase *gn_worker_database_make(Oid database, bool evict);
+extern bool gn_worker_database_in_use(Oid database); /* its entry may not move */
 extern GnWorkerSlot *gn_worker_scheduler(Oid database);
 extern bool gn_worker_blocked(Oid database);
 extern void gn_worker_ask_scheduler(Oid database, uint32 what);
