@@ -105,7 +105,9 @@ acting_claims(Jsonb *extra, const char *subject, const pg_uuid_t *tenant,
 		push_string(&state, "tenant_id", gn_uuid_text(tenant));
 	if (actor)
 	{
-		act.val.string.val = (char[]){"act"};
+		const char *key = "act";
+
+		act.val.string.val = unconstify(char *, key);
 		act.val.string.len = 3;
 		pushJsonbValue(&state, WJB_KEY, &act);
 		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
