@@ -32,7 +32,9 @@ CREATE TEMP TABLE algorithm (alg text, key text);
 INSERT INTO algorithm SELECT 'HS' || size, 'hmac' FROM unnest(ARRAY[256, 384, 512]) AS size;
 INSERT INTO algorithm SELECT kind || size, 'rsa' FROM unnest(ARRAY['RS', 'PS']) AS kind, unnest(ARRAY[256, 384, 512]) AS size;
 INSERT INTO algorithm VALUES ('ES256', 'ec'), ('EdDSA', 'okp');
-SELECT is(valid, true, format('%s signs and verifies', alg)), is(payload, '\x00ff'::bytea, format('%s: any bytes', alg)), is(header, jsonb_build_object('alg', alg, 'kid', 'k1', 'typ', 'x'), format('%s: the header', alg))
+SELECT is(jsonb_build_object('valid', valid, 'payload', payload, 'header', header),
+          jsonb_build_object('valid', true, 'payload', '\x00ff'::bytea, 'header', jsonb_build_object('alg', alg, 'kid', 'k1', 'typ', 'x')),
+          format('%s signs any bytes and verifies them, and carries its header', alg))
   FROM algorithm,
        LATERAL grownext.jws_sign('\x00ff', pg_temp.key(key) || '{"kid": "k1"}', jsonb_build_object('alg', alg, 'typ', 'x')) AS token,
        LATERAL grownext.jws_verify(token, pg_temp.public(key)) ORDER BY alg;
