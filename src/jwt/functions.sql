@@ -6,9 +6,9 @@ ALTER TABLE _grownext.jwt_key ENABLE ALWAYS TRIGGER jwt_key_invalidate;
 
 -- Keys -------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION _grownext.jwt_key_generate(alg text, OUT kid text, OUT public_jwk jsonb, OUT sealed bytea) RETURNS record
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_jwt_key_generate';
-COMMENT ON FUNCTION _grownext.jwt_key_generate(text) IS 'A fresh key: its thumbprint, public JWK and sealed private part.';
+CREATE OR REPLACE FUNCTION _grownext.jwt_key_generate(alg text, bits integer, OUT kid text, OUT public_jwk jsonb, OUT sealed bytea) RETURNS record
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_jwt_key_generate';
+COMMENT ON FUNCTION _grownext.jwt_key_generate(text, integer) IS 'A fresh key: its thumbprint, public JWK and sealed private part.';
 
 CREATE OR REPLACE FUNCTION grownext.key_create(alg text DEFAULT 'ES256', purpose text DEFAULT 'access', provider text DEFAULT 'local', ref jsonb DEFAULT '{}') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -25,8 +25,8 @@ BEGIN
             MESSAGE = format('key provider "%s" is not supported', coalesce(provider, 'NULL')),
             HINT = 'Use ''local'': the private key is sealed under the master key.';
     END IF;
-    PERFORM _grownext.core_check_options(ref, '{}');
-    SELECT * INTO fresh FROM _grownext.jwt_key_generate(key_create.alg);
+    PERFORM _grownext.core_check_options(ref, '{"bits": "number"}');
+    SELECT * INTO fresh FROM _grownext.jwt_key_generate(key_create.alg, (ref ->> 'bits')::int);
     INSERT INTO _grownext.jwt_key (kid, purpose, alg, state, provider, ref, public_jwk, sealed, created_at, published_at)
     VALUES (fresh.kid, key_create.purpose, key_create.alg, 'standby', key_create.provider, key_create.ref,
             fresh.public_jwk, fresh.sealed, made_at, made_at);
@@ -127,7 +127,7 @@ CREATE OR REPLACE FUNCTION grownext.jwks(purpose text DEFAULT NULL) RETURNS json
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object('keys', coalesce(jsonb_agg(k.public_jwk ORDER BY k.published_at, k.kid), '[]'))
       FROM _grownext.jwt_key AS k
-     WHERE (jwks.purpose IS NULL OR k.purpose = jwks.purpose)
+     WHERE k.public_jwk ->> 'kty' <> 'oct' AND (jwks.purpose IS NULL OR k.purpose = jwks.purpose)
        AND (k.state IN ('standby', 'active') OR k.state = 'retiring' AND k.accepted_until > _grownext.core_now());
 $$;
 COMMENT ON FUNCTION grownext.jwks(text) IS 'The public keys as a JWK Set; may be cached for five minutes.';
@@ -147,7 +147,7 @@ BEGIN
         'response_types_supported', '[]'::jsonb,
         'subject_types_supported', jsonb_build_array('public'),
         'id_token_signing_alg_values_supported',
-            (SELECT coalesce(jsonb_agg(DISTINCT k.alg), '[]') FROM _grownext.jwt_key AS k WHERE k.state <> 'revoked'));
+            (SELECT coalesce(jsonb_agg(DISTINCT k.alg), '[]') FROM _grownext.jwt_key AS k WHERE k.state <> 'revoked' AND k.public_jwk ->> 'kty' <> 'oct'));
 END
 $$;
 COMMENT ON FUNCTION grownext.discovery() IS 'Metadata of the issuer for RFC 8414 and OpenID Connect discovery.';
@@ -169,14 +169,6 @@ COMMENT ON FUNCTION grownext.jwt_verify(text, text, text, text) IS 'Claims of a 
 CREATE OR REPLACE FUNCTION grownext.jwt_inspect(token text, audience text DEFAULT NULL, issuer text DEFAULT NULL, purpose text DEFAULT 'access') RETURNS grownext.token_info
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_jwt_inspect';
 COMMENT ON FUNCTION grownext.jwt_inspect(text, text, text, text) IS 'What jwt_verify() would say of a token, as a row; never raises on a bad token.';
-
-CREATE OR REPLACE FUNCTION grownext.jws_verify(token text, jwk jsonb) RETURNS grownext.jws_result
-LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_jws_verify';
-COMMENT ON FUNCTION grownext.jws_verify(text, jsonb) IS 'Verifies any compact JWS with a public JWK or JWK Set; a bad token never raises, a bad key does.';
-
-CREATE OR REPLACE FUNCTION grownext.jwk_thumbprint(jwk jsonb) RETURNS text
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_jwk_thumbprint_sql';
-COMMENT ON FUNCTION grownext.jwk_thumbprint(jsonb) IS 'RFC 7638 thumbprint (SHA-256) of a public JWK.';
 
 -- The caller's context ---------------------------------------------------------
 
