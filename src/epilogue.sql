@@ -172,7 +172,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT SELECT ON grownext.signing_key, grownext.key_policy, grownext.token_profile
     TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT EXECUTE ON FUNCTION
-    grownext.jwt_mint(text, jsonb, text, interval, text),
+    grownext.jwt_mint(text, jsonb, text, interval, text), grownext.jws_sign(bytea, jsonb, jsonb),
     grownext.act_as(text, uuid, jsonb, text)
     TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION
