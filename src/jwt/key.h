@@ -77,6 +77,7 @@ extern void gn_jwt_cache_read(GnJwtCache *cache, const char *table, GnRowReader 
 extern uint64 gn_jwt_cache_epoch(void);
 
 extern void gn_jwt_keys_init(void);
+extern void gn_key_import_init(void); /* its setting */
 
 /* Microseconds since 1970, by the wall clock. */
 extern int64 gn_jwt_unix_now(void);

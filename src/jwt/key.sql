@@ -110,6 +110,10 @@ END
 $$;
 COMMENT ON FUNCTION grownext.key_create(text, text, text, jsonb) IS 'Makes a signing key on standby and publishes it; returns its kid.';
 
+CREATE OR REPLACE FUNCTION grownext.key_import(file text, purpose text DEFAULT 'access') RETURNS text
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_jwt_key_import';
+COMMENT ON FUNCTION grownext.key_import(text, text) IS 'Takes a private key from a file below grownext.key_directory, seals it and puts it on standby; for superusers.';
+
 -- Rotating ----------------------------------------------------------------------
 
 -- A verifier may hold a copy of the JWKS for five minutes (that is what jwks() is to be
