@@ -15,6 +15,7 @@
 #include "core/core.h"
 #include "jwt/base64url.h"
 #include "jwt/key.h"
+#include "jwt/profile.h"
 
 static GnMarker key_marker = {.name = "jwt_marker_key"};
 
@@ -59,7 +60,7 @@ static void
 prepare_header(GnSigningKey *key)
 {
 	char *text = psprintf("{\"alg\":\"%s\",\"typ\":\"%s\",\"kid\":\"%s\"}",
-						  key->alg->name, gn_jwt_typ(key->purpose), key->kid);
+						  key->alg->name, gn_token_typ(key->purpose), key->kid);
 	size_t len = strlen(text);
 
 	key->header = MemoryContextAlloc(key_cache.memory, GN_BASE64URL_ENCODED_SIZE(len));
@@ -115,6 +116,7 @@ load_key(TupleTableSlot *row, void *arg)
 	strlcpy(key->purpose, text_value(row, "purpose"), sizeof(key->purpose));
 	key->state = parse_state(text_value(row, "state"));
 	provider = text_value(row, "provider");
+	key->provider = MemoryContextStrdup(key_cache.memory, provider);
 	for (int i = 0; signers[i]; i++)
 		if (strcmp(signers[i]->name, provider) == 0)
 			key->signer = signers[i];
@@ -181,26 +183,27 @@ gn_jwt_key_of_header(const char *segment, size_t len)
 	return NULL;
 }
 
-void
+bool
 gn_jwt_key_open(GnSigningKey *key)
 {
 	if (key->opened)
-		return;
+		return true;
 	if (key->signer == NULL)
-		ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
-						errmsg("this library has no provider for signing key \"%s\"",
-							   key->kid)));
-	key->signer->open(key);
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+				 errmsg("signing key \"%s\" is held by provider \"%s\", which this "
+						"library does not have",
+						key->kid, key->provider),
+				 errhint("SELECT grownext.key_rotate(%s, force => true);",
+						 quote_literal_cstr(key->purpose))));
+	return key->signer->open(key);
 }
 
 GnJoseKey *
 gn_jwt_key_public(GnSigningKey *key)
 {
 	if (key->alg->family == GN_JOSE_HMAC)
-	{
-		gn_jwt_key_open(key);
-		return &key->private;
-	}
+		return gn_jwt_key_open(key) ? &key->private : NULL;
 	if (key->public.pkey == NULL)
 	{
 		const char *why = gn_jose_key_build(&key->public, key->alg, &key->numbers);

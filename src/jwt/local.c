@@ -147,13 +147,10 @@ fetch_sealed(const GnSigningKey *key)
 	gn_table_scan("jwt_key",
 				  IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot(),
 				  look_for, &search);
-	if (search.sealed == NULL)
-		ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
-						errmsg("signing key \"%s\" has no private part", key->kid)));
 	return search.sealed;
 }
 
-static void
+static bool
 open_local(GnSigningKey *key)
 {
 	const GnJoseAlg *alg = key->alg;
@@ -170,6 +167,7 @@ open_local(GnSigningKey *key)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("private part of signing key \"%s\" is damaged", key->kid)));
+	return true;
 }
 
 static void

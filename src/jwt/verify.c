@@ -20,6 +20,7 @@
 #include "jwt/json_text.h"
 #include "jwt/jwt.h"
 #include "jwt/key.h"
+#include "jwt/profile.h"
 #include "jwt/token.h"
 #include "jwt/verified.h"
 
@@ -32,26 +33,29 @@ typedef struct Expectation
 	const char *audience;
 	const char *issuer;
 	const char *purpose;
+	const char *typ;
 } Expectation;
 
 static Expectation
 expectation(const char *audience, const char *issuer, const char *purpose)
 {
-	const GnJwtOptions *options = gn_jwt_options();
+	const GnTokenProfile *profile;
 
-	if (issuer && strcmp(issuer, options->issuer) != 0)
+	if (purpose == NULL)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a token's purpose must be named")));
+	profile = gn_token_profile(purpose);
+	if (issuer && strcmp(issuer, profile->issuer) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("issuer \"%s\" is not trusted here", issuer),
 				 errhint(
 					 "Only tokens of this platform's own issuer can be verified.")));
-	if (purpose == NULL)
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("a token's purpose must be named")));
 	return (Expectation){
-		.audience = gn_jwt_audience(audience),
-		.issuer = options->issuer,
+		.audience = gn_token_audience(profile, audience),
+		.issuer = profile->issuer,
 		.purpose = purpose,
+		.typ = profile->typ,
 	};
 }
 
@@ -89,7 +93,7 @@ worth_remembering(const Candidate *candidate)
 }
 
 static GnJoseError
-check_key(const Candidate *candidate, const char *purpose)
+check_key(const Candidate *candidate, const Expectation *expected)
 {
 	const GnSigningKey *key = candidate->key;
 	const GnJws *jws = &candidate->jws;
@@ -102,26 +106,30 @@ check_key(const Candidate *candidate, const char *purpose)
 		return GN_JOSE_UNKNOWN_KEY;
 	if (!candidate->own_header && strcmp(jws->alg, key->alg->name) != 0)
 		return GN_JOSE_ALGORITHM;
-	if (strcmp(key->purpose, purpose) != 0 ||
-		(!candidate->own_header && pg_strcasecmp(jws->typ, gn_jwt_typ(purpose)) != 0))
+	if (strcmp(key->purpose, expected->purpose) != 0 ||
+		(!candidate->own_header && pg_strcasecmp(jws->typ, expected->typ) != 0))
 		return GN_JOSE_TYPE;
 	return GN_JOSE_OK;
 }
 
 static GnJoseError
-check_signature(Candidate *candidate, const char *purpose, const GnTokenName *name)
+check_signature(Candidate *candidate, const Expectation *expected,
+				const GnTokenName *name)
 {
 	GnJws *jws = &candidate->jws;
+	GnJoseKey *key;
 	GnJoseError error;
 
 	if (!candidate->own_header)
 		candidate->key = gn_jwt_key_find(jws->kid);
-	error = check_key(candidate, purpose);
+	error = check_key(candidate, expected);
 	if (error != GN_JOSE_OK)
 		return error;
-	if (!gn_jose_verify_hashed(gn_jwt_key_public(candidate->key),
-							   name ? name->digest : NULL, jws->input, jws->input_len,
-							   jws->signature, jws->signature_len))
+	key = gn_jwt_key_public(candidate->key);
+	if (key == NULL)
+		return GN_JOSE_REVOKED_KEY;
+	if (!gn_jose_verify_hashed(key, name ? name->digest : NULL, jws->input,
+							   jws->input_len, jws->signature, jws->signature_len))
 		return GN_JOSE_SIGNATURE;
 	candidate->authentic = true;
 	return GN_JOSE_OK;
@@ -162,7 +170,7 @@ verify_anew(Candidate *candidate, const Expectation *expected, const GnTokenName
 			gn_jws_decode_header(jws, scratch + jws->payload_len + jws->signature_len);
 	candidate->decoded = error == GN_JOSE_OK;
 	if (error == GN_JOSE_OK)
-		error = check_signature(candidate, expected->purpose, name);
+		error = check_signature(candidate, expected, name);
 	if (error == GN_JOSE_OK)
 		error = check_claims(candidate, expected);
 	return error;
@@ -176,7 +184,7 @@ verify_again(Candidate *candidate, const Expectation *expected, const GnTokenNam
 	const GnVerified *verified = gn_verified_find(name, expected->audience);
 
 	if (verified == NULL || verified->key != candidate->key ||
-		check_key(candidate, expected->purpose) != GN_JOSE_OK)
+		check_key(candidate, expected) != GN_JOSE_OK)
 		return false; /* what is wrong is said by verifying it anew */
 	candidate->decoded = candidate->authentic = true;
 	*error = gn_claims_check_times(&verified->times, gn_jwt_unix_now());
@@ -305,7 +313,9 @@ gn_jwt_inspect(PG_FUNCTION_ARGS)
 static void
 jwt_init(void)
 {
-	gn_jwt_cache_init();
+	gn_jwt_keys_init();
+	gn_token_profile_init();
+	gn_key_import_init();
 	if (gn_preloaded)
 		gn_jose_prepare();
 }
@@ -313,4 +323,5 @@ jwt_init(void)
 const GnComponent gn_jwt_component = {
 	.name = "jwt",
 	.init = jwt_init,
+	.tick = "SELECT _grownext.jwt_tick($1)",
 };
