@@ -339,12 +339,13 @@ DECLARE
     failures bigint;
     to_audit boolean;
 BEGIN
-    INSERT INTO _grownext.session_client_failure AS f (client_id, failures, first_at, last_at, audited_at)
-    VALUES (coalesce(session_client_failed.client_id, ''), 1, failed_at, failed_at, failed_at)
+    INSERT INTO _grownext.session_client_failure AS f (client_id, failures, last_at, audited_at, audited_failures)
+    VALUES (coalesce(session_client_failed.client_id, ''), 1, failed_at, failed_at, 1)
     ON CONFLICT ON CONSTRAINT session_client_failure_pkey DO UPDATE SET
         failures = f.failures + 1, last_at = failed_at,
-        audited_at = CASE WHEN f.audited_at <= failed_at - interval '1 minute' THEN failed_at ELSE f.audited_at END
-    RETURNING f.failures, f.failures = 1 OR f.audited_at = failed_at INTO failures, to_audit;
+        audited_at = CASE WHEN f.audited_at <= failed_at - interval '1 minute' THEN failed_at ELSE f.audited_at END,
+        audited_failures = CASE WHEN f.audited_at <= failed_at - interval '1 minute' THEN f.failures + 1 ELSE f.audited_failures END
+    RETURNING f.failures, f.failures = f.audited_failures INTO failures, to_audit;
     IF to_audit THEN
         PERFORM _grownext.audit_write_for('client.authentication_failed', 'client:' || coalesce(session_client_failed.client_id, 'unknown'),
             session_client_failed.tenant_id, NULL, jsonb_build_object('failures', failures), NULL, NULL);

@@ -212,7 +212,7 @@ BEGIN
         RETURN _grownext.session_error('invalid_request', 'subject_token and subject_token_type are required');
     ELSIF (actor_token IS NULL) <> (actor_token_type IS NULL) THEN
         RETURN _grownext.session_error('invalid_request', 'actor_token and actor_token_type go together');
-    ELSIF subject_token_type <> ALL (token_types || CASE WHEN actor_token IS NOT NULL THEN 'urn:grownext:token-type:user' END)
+    ELSIF subject_token_type <> ALL (token_types) AND (actor_token IS NULL OR subject_token_type <> 'urn:grownext:token-type:user')
           OR actor_token_type <> ALL (token_types) THEN
         RETURN _grownext.session_error('invalid_request', 'that token type is not accepted');
     ELSIF requested_token_type <> ALL (token_types) THEN

@@ -104,11 +104,11 @@ SELECT pg_catalog.pg_extension_config_dump('_grownext.session_client_secret', ''
 -- Failed authentications, a row per client and one, named '', for all clients that do not
 -- exist. No foreign key: a failure is written in the same way for both.
 CREATE TABLE _grownext.session_client_failure (
-    client_id  text        NOT NULL COLLATE "C",
-    failures   bigint      NOT NULL,
-    first_at   timestamptz NOT NULL,
-    last_at    timestamptz NOT NULL,
-    audited_at timestamptz NOT NULL,
+    client_id        text        NOT NULL COLLATE "C",
+    failures         bigint      NOT NULL,
+    last_at          timestamptz NOT NULL,
+    audited_at       timestamptz NOT NULL,
+    audited_failures bigint      NOT NULL,
     CONSTRAINT session_client_failure_pkey PRIMARY KEY (client_id)
 );
 COMMENT ON TABLE _grownext.session_client_failure IS 'How often clients failed to authenticate.';
