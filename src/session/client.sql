@@ -409,6 +409,7 @@ DECLARE
     claims CONSTANT jsonb := _grownext.session_assertion_claims(client_assertion);
     named CONSTANT text := coalesce(session_client_authenticate.client_id, claims ->> 'sub');
     found _grownext.session_client;
+    digests bytea[];
     proven boolean;
 BEGIN
     IF client_secret IS NOT NULL AND client_assertion IS NOT NULL THEN
@@ -424,9 +425,9 @@ BEGIN
     IF client_assertion IS NOT NULL THEN
         proven := _grownext.session_assertion_proves(client_assertion, coalesce(claims, '{}'), found);
     ELSE
-        proven := _grownext.session_client_secret_matches(coalesce(client_secret, ''),
-            ARRAY(SELECT x.digest FROM _grownext.session_client_secret AS x
-                   WHERE x.client_id = named AND (x.expires_at IS NULL OR x.expires_at > _grownext.core_now())));
+        digests := ARRAY(SELECT x.digest FROM _grownext.session_client_secret AS x
+                          WHERE x.client_id = named AND (x.expires_at IS NULL OR x.expires_at > _grownext.core_now()));
+        proven := _grownext.session_client_secret_matches(coalesce(client_secret, ''), digests);
     END IF;
     IF proven AND found.disabled_at IS NULL THEN
         client := found;

@@ -1,4 +1,8 @@
 -- src/session/functions.sql: sessions begin, go on and end
+--
+-- Here and in the files beside it: what holds a secret (a token, an assertion, an answer
+-- with tokens in it) stands in plain expressions only, assignments and RETURN. In a
+-- statement it would be a parameter, which auto_explain writes into the log.
 
 CREATE OR REPLACE FUNCTION _grownext.session_token_make(id uuid, generation int, counter bigint) RETURNS text
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_session_token_make';
@@ -196,7 +200,7 @@ DECLARE
     tenant_role text;
     answer jsonb;
 BEGIN
-    SELECT * INTO given FROM _grownext.session_token_parse(session_rotate.refresh_token);
+    given := _grownext.session_token_parse(session_rotate.refresh_token);
     IF given.id IS NULL THEN
         RETURN _grownext.session_refusal('the refresh token is not valid');
     END IF;
@@ -261,8 +265,10 @@ $$;
 COMMENT ON FUNCTION _grownext.session_rotate(text, text, text) IS 'New tokens for a refresh token, or {error, error_description}; reuse revokes the session.';
 
 CREATE OR REPLACE FUNCTION grownext.session_refresh(refresh_token text) RETURNS jsonb
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT _grownext.session_rotate(session_refresh.refresh_token, NULL, NULL);
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN _grownext.session_rotate(session_refresh.refresh_token, NULL, NULL);
+END
 $$;
 COMMENT ON FUNCTION grownext.session_refresh(text) IS 'New tokens for a refresh token, or {error, error_description}; reuse revokes the session.';
 

@@ -89,7 +89,7 @@ DECLARE
     found _grownext.session_session;
     ends_at timestamptz;
 BEGIN
-    SELECT * INTO given FROM _grownext.session_token_parse(session_refresh_claims.token);
+    given := _grownext.session_token_parse(session_refresh_claims.token);
     SELECT s.* INTO found FROM _grownext.session_session AS s
      WHERE s.id = given.id AND s.generation = given.generation AND s.revoked_at IS NULL
        AND (s.counter = given.counter OR s.counter - 1 = given.counter AND s.last_refreshed_at + grace > asked_at);
@@ -156,7 +156,7 @@ DECLARE
 BEGIN
     IF token LIKE 'gnr\_%' THEN
         -- any token of the family, the current one or not
-        SELECT * INTO given FROM _grownext.session_token_parse(token_revoke.token);
+        given := _grownext.session_token_parse(token_revoke.token);
         PERFORM _grownext.session_end(
             ARRAY(SELECT s.id FROM _grownext.session_session AS s WHERE s.id = given.id AND s.generation = given.generation),
             'refresh token revoked', 'session.revoked');
