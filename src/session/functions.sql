@@ -200,7 +200,7 @@ DECLARE
     tenant_role text;
     answer jsonb;
 BEGIN
-    given := _grownext.session_token_parse(session_rotate.refresh_token);
+    given := _grownext.session_token_parse(coalesce(session_rotate.refresh_token, ''));
     IF given.id IS NULL THEN
         RETURN _grownext.session_refusal('the refresh token is not valid');
     END IF;
