@@ -354,13 +354,6 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.session_client_failed(text, uuid) IS 'Remembers a failed authentication of a client.';
 
--- Who the client's assertion has to be made for.
-CREATE OR REPLACE FUNCTION _grownext.session_token_endpoint() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT rtrim(o.value #>> '{}', '/') || '/token' FROM _grownext.core_option AS o WHERE o.name = 'issuer';
-$$;
-COMMENT ON FUNCTION _grownext.session_token_endpoint() IS 'The address of the token endpoint.';
-
 -- Whether an assertion (RFC 7523) proves the client that it names: signed by its key, made
 -- for us, by itself, for a short time, and not used before. For a client without keys
 -- there is a signature to verify all the same, which then counts for nothing.
@@ -371,7 +364,7 @@ DECLARE
     now_s CONSTANT numeric := extract(epoch FROM _grownext.core_now());
     leeway CONSTANT int := 30;
     longest CONSTANT int := 300;
-    issuer CONSTANT text := (SELECT o.value #>> '{}' FROM _grownext.core_option AS o WHERE o.name = 'issuer');
+    here CONSTANT jsonb := grownext.discovery();
     verified record;
     expires_s numeric;
 BEGIN
@@ -379,7 +372,7 @@ BEGIN
     IF NOT verified.valid OR client.jwks IS NULL
        OR lower(coalesce(verified.header ->> 'typ', 'jwt')) NOT IN ('jwt', 'client-authentication+jwt')
        OR claims ->> 'iss' IS DISTINCT FROM client.id OR claims ->> 'sub' IS DISTINCT FROM client.id
-       OR NOT coalesce(claims -> 'aud' ?| ARRAY[issuer, _grownext.session_token_endpoint()], false)
+       OR NOT coalesce(claims -> 'aud' ?| ARRAY[here ->> 'issuer', coalesce(here ->> 'token_endpoint', rtrim(here ->> 'issuer', '/') || '/token')], false)
        OR jsonb_typeof(claims -> 'aud') NOT IN ('string', 'array')
        OR jsonb_typeof(claims -> 'exp') IS DISTINCT FROM 'number'
        OR jsonb_typeof(claims -> 'jti') IS DISTINCT FROM 'string' OR claims ->> 'jti' = ''

@@ -98,7 +98,7 @@ BEGIN
         RETURN NULL;
     END IF;
     RETURN jsonb_strip_nulls(jsonb_build_object(
-        'iss', (SELECT o.value #>> '{}' FROM _grownext.core_option AS o WHERE o.name = 'issuer'),
+        'iss', grownext.discovery() ->> 'issuer',
         'sub', found.user_id, 'sid', found.id, 'client_id', found.client_id, 'tenant_id', found.tenant_id, 'scope', found.scope,
         'iat', floor(extract(epoch FROM coalesce(found.last_refreshed_at, found.created_at)))::bigint,
         'exp', floor(extract(epoch FROM ends_at))::bigint));
