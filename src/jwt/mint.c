@@ -12,7 +12,6 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
@@ -20,13 +19,12 @@
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
 #include "jwt/jose.h"
+#include "jwt/json_text.h"
 #include "jwt/key.h"
+#include "jwt/profile.h"
 #include "jwt/token.h"
 
 #define MINT_MAX_TOKEN 8192
-#define DEFAULT_TTL (15 * SECS_PER_MINUTE)
-/* key_rotate() accepts a retired key's tokens for an hour more than this. */
-#define MAX_TTL (24 * SECS_PER_HOUR)
 
 GN_FUNCTION(gn_jwt_mint);
 GN_FUNCTION(gn_jwt_issue);
@@ -55,9 +53,9 @@ pg_attribute_noreturn() refuse_claim(const char *message, const char *name)
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg(message, name)));
 }
 
-/* What could not be verified again must not be minted: see gn_json_parse. */
+/* What could not be verified again must not be minted: see gn_json_read. */
 static void
-check_claim_values(Jsonb *claims, bool platform)
+check_claim_values(Jsonb *claims, const GnTokenProfile *profile, bool platform)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(&claims->root);
 	JsonbIteratorToken token;
@@ -80,6 +78,9 @@ check_claim_values(Jsonb *claims, bool platform)
 			if (name_in(&value, reserved_claims) ||
 				(!platform && name_in(&value, bound_claims)))
 				refuse_claim("claim \"%s\" is reserved",
+							 pnstrdup(value.val.string.val, value.val.string.len));
+			if (!platform && !gn_token_claim_allowed(profile, &value))
+				refuse_claim("claim \"%s\" is not one that the profile allows",
 							 pnstrdup(value.val.string.val, value.val.string.len));
 		}
 		else if (value.type == jbvNumeric && (token == WJB_VALUE || token == WJB_ELEM))
@@ -135,37 +136,66 @@ check_uuid_claim(const Jsonb *claims, const char *name)
 		refuse_claim("claim \"%s\" is not a uuid", name);
 }
 
+static char *
+span_text(int64 seconds)
+{
+	if (seconds % SECS_PER_HOUR != 0)
+		return psprintf(INT64_FORMAT " seconds", seconds);
+	return seconds == SECS_PER_HOUR
+			   ? pstrdup("1 hour")
+			   : psprintf(INT64_FORMAT " hours", seconds / SECS_PER_HOUR);
+}
+
 static int64
-resolve_ttl(const Interval *ttl)
+resolve_ttl(const Interval *ttl, const GnTokenProfile *profile)
 {
 	int64 seconds;
 
 	if (ttl == NULL)
-		return DEFAULT_TTL;
+		return profile->ttl;
 	seconds = ttl->time / USECS_PER_SEC + (int64) ttl->day * SECS_PER_DAY +
 			  (int64) ttl->month * DAYS_PER_MONTH * SECS_PER_DAY;
-	if (seconds <= 0 || seconds > MAX_TTL)
+	if (seconds <= 0 || seconds > profile->max_ttl)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("a token's ttl must be between 1 second and 24 hours")));
+						errmsg("a token's ttl must be between 1 second and %s",
+							   span_text(profile->max_ttl))));
 	return seconds;
 }
 
+/* A key may be revoked between being found and being opened, so that another one is to
+ * be asked for; who revoked it may take a moment to tell us. */
+#define OPEN_ATTEMPTS 1000
+
+/* The key that signs, open. */
 static GnSigningKey *
 active_key(const char *purpose)
 {
-	GnSigningKey *key = gn_jwt_key_active(purpose);
+	for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++)
+	{
+		GnSigningKey *key = gn_jwt_key_active(purpose);
 
-	if (key == NULL || key->signer == NULL)
-		ereport(ERROR,
+		if (key == NULL)
+			ereport(
+				ERROR,
 				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
 				 errmsg("there is no active signing key for purpose \"%s\"", purpose),
 				 errhint("SELECT grownext.key_rotate(%s);",
 						 quote_literal_cstr(purpose))));
-	return key;
+		if (gn_jwt_key_open(key))
+			return key;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+					errmsg("the active signing key for purpose \"%s\" has no private "
+						   "part",
+						   purpose),
+					errhint("SELECT grownext.key_rotate(%s, force => true);",
+							quote_literal_cstr(purpose))));
 }
 
 static void
-append_payload(StringInfo payload, const GnJwtOptions *options, const char *subject,
+append_payload(StringInfo payload, const char *issuer, const char *subject,
 			   const char *audience, int64 ttl, Jsonb *claims, const char *purpose)
 {
 	int64 issued = gn_jwt_unix_now() / USECS_PER_SEC;
@@ -174,34 +204,30 @@ append_payload(StringInfo payload, const GnJwtOptions *options, const char *subj
 
 	gn_random(id, sizeof(id));
 	gn_base64url_encode(id, sizeof(id), id_text);
-	appendStringInfoString(payload, "{\"iss\":");
-	escape_json(payload, options->issuer);
-	appendStringInfoString(payload, ",\"sub\":");
-	escape_json(payload, subject);
-	appendStringInfoString(payload, ",\"aud\":");
-	escape_json(payload, audience);
-	appendStringInfo(payload,
-					 ",\"iat\":" INT64_FORMAT ",\"exp\":" INT64_FORMAT
-					 ",\"jti\":\"%s\"",
-					 issued, issued + ttl, id_text);
+	gn_json_append(payload, "{\"iss\":");
+	gn_json_append_string(payload, issuer, strlen(issuer));
+	gn_json_append(payload, ",\"sub\":");
+	gn_json_append_string(payload, subject, strlen(subject));
+	gn_json_append(payload, ",\"aud\":");
+	gn_json_append_string(payload, audience, strlen(audience));
+	gn_json_append(payload, ",\"iat\":");
+	gn_json_append_integer(payload, issued);
+	gn_json_append(payload, ",\"exp\":");
+	gn_json_append_integer(payload, issued + ttl);
+	gn_json_append(payload, ",\"jti\":\"");
+	gn_json_append(payload, id_text);
+	gn_json_append(payload, "\"");
 	if (strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
 	{
 		JsonbValue space;
 
 		/* RFC 9068 asks for a client */
 		if (claims == NULL || gn_jsonb_field(claims, "client_id", &space) == NULL)
-			appendStringInfoString(payload, ",\"client_id\":\"first-party\"");
+			gn_json_append(payload, ",\"client_id\":\"first-party\"");
 	}
-	if (claims && JB_ROOT_COUNT(claims) > 0)
-	{
-		char *text = gn_jsonb_text(claims); /* {...} */
-
-		appendStringInfoChar(payload, ',');
-		appendStringInfoString(payload, text + 1);
-		pfree(text);
-	}
-	else
-		appendStringInfoChar(payload, '}');
+	if (claims)
+		gn_json_append_members(payload, claims);
+	gn_json_append(payload, "}");
 }
 
 /* header.payload.signature, written straight into the result. */
@@ -210,17 +236,15 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 {
 	size_t payload_len = GN_BASE64URL_ENCODED_SIZE(payload->len);
 	size_t input_len = key->header_len + 1 + payload_len;
-	uint8 signature[GN_JWK_MAX_SIGNATURE];
+	uint8 signature[GN_JWA_MAX_SIGNATURE];
 	size_t signature_len;
 	text *token = palloc(VARHDRSZ + input_len + 1 +
-						 GN_BASE64URL_ENCODED_SIZE(GN_JWK_MAX_SIGNATURE));
+						 GN_BASE64URL_ENCODED_SIZE(GN_JWA_MAX_SIGNATURE));
 	char *out = VARDATA(token);
 
 	memcpy(out, key->header, key->header_len);
 	out[key->header_len] = '.';
 	gn_base64url_encode(payload->data, payload->len, out + key->header_len + 1);
-	if (!key->opened)
-		key->signer->open(key);
 	key->signer->sign(key, out, input_len, signature, &signature_len);
 	out[input_len] = '.';
 	input_len += 1 + gn_base64url_encode(signature, signature_len, out + input_len + 1);
@@ -233,37 +257,63 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 	return token;
 }
 
+/* The claims of a token: those asked for, and those that the profile's hook adds. */
+static Jsonb *
+resolve_claims(const char *purpose, const char *subject, Jsonb *claims, bool platform)
+{
+	const GnTokenProfile *profile = gn_token_profile(purpose);
+	Jsonb *added;
+
+	if (claims)
+	{
+		if (!JB_ROOT_IS_OBJECT(claims))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("claims must be a JSON object")));
+		check_claim_values(claims, profile, platform);
+		check_uuid_claim(claims, "tenant_id");
+		check_uuid_claim(claims, "sid");
+		if (!platform && strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
+			check_role_claim(claims);
+	}
+	if (profile->hook.schema == NULL)
+		return claims;
+	if (claims == NULL)
+		claims = gn_jsonb_from_text("{}");
+	added = gn_claims_hook_run(&(GnClaimsHook){pstrdup(profile->hook.schema),
+											   pstrdup(profile->hook.name),
+											   pstrdup(profile->hook.owner)},
+							   subject, claims);
+	if (added == NULL)
+		return claims;
+	/* the hook may have changed anything, and the cached profile with it */
+	check_claim_values(added, gn_token_profile(purpose), false);
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(claims),
+											  JsonbPGetDatum(added)));
+}
+
 /* platform: sessions and impersonations may say what callers may not. */
 static Datum
 mint(FunctionCallInfo fcinfo, bool platform)
 {
-	const GnJwtOptions *options = gn_jwt_options();
 	char *subject = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Jsonb *claims = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
-	const char *audience =
-		gn_jwt_audience(PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)));
-	int64 ttl = resolve_ttl(PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3));
+	char *audience = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Interval *ttl = PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3);
 	char *purpose = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
+	const GnTokenProfile *profile;
 	GnSigningKey *key;
 	StringInfoData payload;
 
 	if (subject == NULL || *subject == '\0' || purpose == NULL)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("a token needs a subject and a purpose")));
-	if (claims)
-	{
-		if (!JB_ROOT_IS_OBJECT(claims))
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("claims must be a JSON object")));
-		check_claim_values(claims, platform);
-		check_uuid_claim(claims, "tenant_id");
-		check_uuid_claim(claims, "sid");
-		if (!platform && strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
-			check_role_claim(claims);
-	}
-	key = active_key(purpose);
+	claims = resolve_claims(purpose, subject, claims, platform);
+	profile = gn_token_profile(purpose);
 	initStringInfo(&payload);
-	append_payload(&payload, options, subject, audience, ttl, claims, purpose);
+	append_payload(&payload, profile->issuer, subject,
+				   gn_token_audience(profile, audience), resolve_ttl(ttl, profile),
+				   claims, purpose);
+	key = active_key(purpose);
 	PG_RETURN_TEXT_P(sign_token(key, &payload));
 }
 

@@ -22,12 +22,12 @@ ALTER TABLE _grownext.session_client ENABLE ALWAYS TRIGGER session_client_invali
 
 -- Administration -----------------------------------------------------------------
 
--- The audiences that setup() allowed; the first is the default.
+-- The audiences of access tokens; the first is the default.
 CREATE OR REPLACE FUNCTION _grownext.session_audiences() RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce((SELECT ARRAY(SELECT jsonb_array_elements_text(o.value)) FROM _grownext.core_option AS o WHERE o.name = 'audiences'), '{}');
+    SELECT coalesce((SELECT p.audiences FROM grownext.token_profile AS p WHERE p.purpose = 'access'), '{}');
 $$;
-COMMENT ON FUNCTION _grownext.session_audiences() IS 'The audiences that setup() allowed.';
+COMMENT ON FUNCTION _grownext.session_audiences() IS 'The audiences of access tokens.';
 
 -- A gateway does SET ROLE with the role of a token: never a role that is above the rest.
 CREATE OR REPLACE FUNCTION _grownext.session_role_allowed(role name) RETURNS boolean
@@ -84,7 +84,7 @@ BEGIN
         IF other IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('audience "%s" is not allowed here', left(other, 100)),
-                HINT = 'Allowed are the audiences that setup() was given.';
+                HINT = 'Allowed are the audiences that setup() was given, or those of the profile of access tokens.';
         END IF;
     END IF;
     IF options ? 'ttl' THEN

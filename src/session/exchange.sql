@@ -64,7 +64,8 @@ COMMENT ON FUNCTION _grownext.session_grant_scope(text, text[]) IS 'The scope of
 CREATE OR REPLACE FUNCTION _grownext.session_exchange_answer(subject text, claims jsonb, audience text, ttl interval) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    seconds CONSTANT int := floor(extract(epoch FROM ttl))::int;
+    longest CONSTANT int := (SELECT p.max_ttl FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access');
+    seconds CONSTANT int := least(floor(extract(epoch FROM ttl))::int, longest);
 BEGIN
     IF seconds < 1 THEN
         RETURN _grownext.session_error('invalid_request', 'a token of the request is about to expire');

@@ -32,8 +32,8 @@ ALTER TABLE _grownext.session_session ENABLE ALWAYS TRIGGER session_session_gone
 CREATE OR REPLACE FUNCTION _grownext.session_access_token(session _grownext.session_session, tenant_role text, scope text, audience text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ttl CONSTANT interval := least(interval '15 minutes', session.expires_at - _grownext.core_now());
-    seconds CONSTANT int := greatest(floor(extract(epoch FROM ttl))::int, 1);
+    usual CONSTANT int := coalesce((SELECT p.ttl FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access'), 15 * 60);
+    seconds CONSTANT int := greatest(least(usual, floor(extract(epoch FROM session.expires_at - _grownext.core_now()))::int), 1);
 BEGIN
     RETURN jsonb_build_object(
         'access_token', _grownext.jwt_issue(session.user_id::text,

@@ -8,7 +8,8 @@
 CREATE OR REPLACE FUNCTION _grownext.session_client_token(client _grownext.session_client, scope text, audience text, resource text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    seconds CONSTANT int := floor(extract(epoch FROM client.ttl))::int;
+    longest CONSTANT int := (SELECT p.max_ttl FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access');
+    seconds CONSTANT int := least(floor(extract(epoch FROM client.ttl))::int, longest);
     target record;
     asked record;
 BEGIN
