@@ -85,11 +85,12 @@ gn_base64url_decode(const char *text, size_t len, uint8 *out, size_t *out_len)
 		uint32 b = values[in[1]];
 		uint32 c = values[in[2]];
 		uint32 d = values[in[3]];
+		uint32 bits = a << 18 | b << 12 | c << 6 | d;
 
 		seen |= a | b | c | d;
-		out[0] = (uint8) (a << 2 | b >> 4);
-		out[1] = (uint8) (b << 4 | c >> 2);
-		out[2] = (uint8) (c << 6 | d);
+		out[0] = (uint8) (bits >> 16);
+		out[1] = (uint8) (bits >> 8);
+		out[2] = (uint8) bits;
 	}
 	if (seen > 63 || len == 1)
 		return false;

@@ -44,10 +44,11 @@ check_directory(char **newval, void **extra, GucSource source)
 void
 gn_key_import_init(void)
 {
-	DefineCustomStringVariable(
-		"grownext.key_directory", "Directory from which key_import() takes keys.",
-		"Empty means that no key can be imported.", &key_directory, "", PGC_SIGHUP,
-		GUC_SUPERUSER_ONLY, check_directory, NULL, NULL);
+	DefineCustomStringVariable("grownext.key_directory",
+							   "Directory from which key_import() takes keys.",
+							   "Empty means that no key can be imported.",
+							   &key_directory, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_directory, NULL, NULL);
 }
 
 /* NULL, or why the path cannot be taken. */
@@ -190,10 +191,10 @@ ref_text(const GnJoseAlg *alg, const GnKeyNumbers *numbers)
 static Datum
 add_key(const GnJoseAlg *alg, const GnKeyNumbers *numbers, Datum purpose)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT _grownext.jwt_key_add($1, $2, $3, 'local', $4, $5, $6, "
-		"_grownext.core_now(), '{\"imported\": true}')",
-		TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, BYTEAOID);
+	static GnQuery query =
+		GN_QUERY("SELECT _grownext.jwt_key_add($1, $2, $3, 'local', $4, $5, $6, "
+				 "_grownext.core_now(), '{\"imported\": true}')",
+				 TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, BYTEAOID);
 	Datum record[3]; /* kid, public JWK, sealed */
 
 	gn_jwt_key_record(alg, numbers, record);
@@ -227,11 +228,10 @@ gn_jwt_key_import(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("a key is imported from a file, for a purpose")));
 	if (*key_directory == '\0')
-		ereport(ERROR,
-				(errcode(GN_ERRCODE_NOT_CONFIGURED),
-				 errmsg("there is no directory to import keys from"),
-				 errhint("ALTER SYSTEM SET grownext.key_directory = "
-						 "'/etc/grownext/import'; SELECT pg_reload_conf();")));
+		ereport(ERROR, (errcode(GN_ERRCODE_NOT_CONFIGURED),
+						errmsg("there is no directory to import keys from"),
+						errhint("ALTER SYSTEM SET grownext.key_directory = "
+								"'/etc/grownext/import'; SELECT pg_reload_conf();")));
 	path = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	why = refuse_path(path);
 	if (why)

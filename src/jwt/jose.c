@@ -133,13 +133,12 @@ decode_segment(const char *text, size_t len, uint8 **scratch, const uint8 **out,
 }
 
 GnJoseError
-gn_jws_split(GnJws *jws, const char *token, size_t len, uint8 *scratch)
+gn_jws_split(GnJws *jws, const char *token, size_t len)
 {
 	const char *end = token + len;
 	const char *first;
 	const char *second;
 
-	jws->alg[0] = jws->kid[0] = jws->typ[0] = '\0';
 	if (len > GN_JOSE_MAX_TOKEN)
 		return GN_JOSE_TOO_LARGE;
 	first = memchr(token, '.', len);
@@ -150,17 +149,34 @@ gn_jws_split(GnJws *jws, const char *token, size_t len, uint8 *scratch)
 		return GN_JOSE_MALFORMED;
 	if (GN_BASE64URL_ENCODED_SIZE(GN_JOSE_MAX_HEADER) < (size_t) (first - token))
 		return GN_JOSE_TOO_LARGE;
-	if (!decode_segment(token, (size_t) (first - token), &scratch, &jws->header,
-						&jws->header_len) ||
-		!decode_segment(first + 1, (size_t) (second - first - 1), &scratch,
-						&jws->payload, &jws->payload_len) ||
-		!decode_segment(second + 1, (size_t) (end - second - 1), &scratch,
-						&jws->signature, &jws->signature_len))
-		return GN_JOSE_MALFORMED;
 	jws->input = token;
 	jws->input_len = (size_t) (second - token);
 	jws->header_text_len = (size_t) (first - token);
+	jws->signature_text = second + 1;
+	jws->signature_text_len = (size_t) (end - second - 1);
 	return GN_JOSE_OK;
+}
+
+GnJoseError
+gn_jws_decode(GnJws *jws, uint8 *scratch)
+{
+	const char *payload = jws->input + jws->header_text_len + 1;
+
+	if (!decode_segment(payload, (size_t) (jws->input + jws->input_len - payload),
+						&scratch, &jws->payload, &jws->payload_len) ||
+		!decode_segment(jws->signature_text, jws->signature_text_len, &scratch,
+						&jws->signature, &jws->signature_len))
+		return GN_JOSE_MALFORMED;
+	return GN_JOSE_OK;
+}
+
+GnJoseError
+gn_jws_decode_header(GnJws *jws, uint8 *scratch)
+{
+	if (!decode_segment(jws->input, jws->header_text_len, &scratch, &jws->header,
+						&jws->header_len))
+		return GN_JOSE_MALFORMED;
+	return gn_jws_read_header(jws);
 }
 
 GnJoseError
@@ -169,6 +185,11 @@ gn_jws_parse(GnJws *jws, const char *token, size_t len, uint8 *scratch)
 	GnJoseError error;
 
 	memset(jws, 0, sizeof(*jws));
-	error = gn_jws_split(jws, token, len, scratch);
-	return error == GN_JOSE_OK ? gn_jws_read_header(jws) : error;
+	error = gn_jws_split(jws, token, len);
+	if (error == GN_JOSE_OK)
+		error = gn_jws_decode(jws, scratch);
+	if (error == GN_JOSE_OK)
+		error =
+			gn_jws_decode_header(jws, scratch + jws->payload_len + jws->signature_len);
+	return error;
 }

@@ -44,9 +44,11 @@ extern const char *gn_jose_error_detail(GnJoseError error);
 /* A compact JWS, split and decoded but not verified. */
 typedef struct GnJws
 {
-	const char *input; /* the signing input, within the token */
+	const char *input; /* the signing input, which the token begins with */
 	size_t input_len;
-	size_t header_text_len; /* of the first segment, where the token begins */
+	size_t header_text_len; /* of the first segment */
+	const char *signature_text;
+	size_t signature_text_len;
 	char alg[16];
 	char kid[65]; /* empty: none */
 	char typ[33]; /* empty: none */
@@ -63,11 +65,13 @@ extern GnJoseError
 gn_jws_parse(GnJws *jws, const char *token, size_t len, uint8 *scratch);
 
 /*
- * The two halves of it. Where the header's segment is one that the caller wrote
- * itself, there is nothing to read in it.
+ * Its parts, for those who know the header's segment to be one of their own, in which
+ * there is nothing to read: where the segments are; then payload and signature decoded,
+ * or the header decoded and read. Each takes scratch of its own.
  */
-extern GnJoseError
-gn_jws_split(GnJws *jws, const char *token, size_t len, uint8 *scratch);
+extern GnJoseError gn_jws_split(GnJws *jws, const char *token, size_t len);
+extern GnJoseError gn_jws_decode(GnJws *jws, uint8 *scratch);
+extern GnJoseError gn_jws_decode_header(GnJws *jws, uint8 *scratch);
 extern GnJoseError gn_jws_read_header(GnJws *jws);
 
 /* What claims are held against; times in microseconds since 1970. */

@@ -35,22 +35,47 @@ append_escape(StringInfo out, unsigned char c)
 	appendStringInfo(out, "\\u%04x", c);
 }
 
+/* Whether one of eight bytes is a quote, a backslash or a control character; may also
+ * be true for one above 127, which is then looked at on its own. */
+static bool
+needs_care(const char *text)
+{
+	const uint64 ones = UINT64CONST(0x0101010101010101);
+	uint64 word;
+	uint64 quote;
+	uint64 backslash;
+
+	memcpy(&word, text, sizeof(word));
+	quote = word ^ (ones * '"');
+	backslash = word ^ (ones * '\\');
+	return (((word - ones * 0x20) | (quote - ones) | (backslash - ones) | word) &
+			(ones << 7)) != 0;
+}
+
 void
 gn_json_append_string(StringInfo out, const char *text, size_t len)
 {
 	size_t run = 0; /* where what is not written yet begins */
+	size_t i = 0;
 
 	enlargeStringInfo(out, (int) len + 2);
 	appendStringInfoCharMacro(out, '"');
-	for (size_t i = 0; i < len; i++)
+	while (i < len)
 	{
 		unsigned char c = (unsigned char) text[i];
 
-		if (c >= 0x20 && c != '"' && c != '\\')
+		if (len - i >= 8 && !needs_care(text + i))
+		{
+			i += 8;
 			continue;
-		appendBinaryStringInfo(out, text + run, (int) (i - run));
-		append_escape(out, c);
-		run = i + 1;
+		}
+		if (c < 0x20 || c == '"' || c == '\\')
+		{
+			appendBinaryStringInfo(out, text + run, (int) (i - run));
+			append_escape(out, c);
+			run = i + 1;
+		}
+		i++;
 	}
 	appendBinaryStringInfo(out, text + run, (int) (len - run));
 	appendStringInfoChar(out, '"');

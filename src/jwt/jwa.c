@@ -340,15 +340,18 @@ verify_mac(GnJoseKey *key, const void *input, size_t len, const uint8 *mac)
 
 /* libcrypto refuses r and s outside [1, n-1], and RSA signatures beyond the modulus. */
 static bool
-verify_digest(GnJoseKey *key, const void *input, size_t len, const uint8 *signature,
-			  size_t signature_len)
+verify_digest(GnJoseKey *key, const uint8 *sha256, const void *input, size_t len,
+			  const uint8 *signature, size_t signature_len)
 {
 	uint8 digest[EVP_MAX_MD_SIZE];
 	unsigned int digest_len;
 	uint8 der[DER_MAX];
 
-	if (!begin_pkey(key, &key->verify, EVP_PKEY_verify_init) ||
-		!digest_input(key->alg, input, len, digest, &digest_len))
+	if (!begin_pkey(key, &key->verify, EVP_PKEY_verify_init))
+		return false;
+	if (sha256 && strcmp(key->alg->digest, "SHA256") == 0)
+		memcpy(digest, sha256, digest_len = 32);
+	else if (!digest_input(key->alg, input, len, digest, &digest_len))
 		return false;
 	if (key->alg->family == GN_JOSE_ECDSA)
 	{
@@ -360,8 +363,8 @@ verify_digest(GnJoseKey *key, const void *input, size_t len, const uint8 *signat
 }
 
 bool
-gn_jose_verify(GnJoseKey *key, const void *input, size_t len, const uint8 *signature,
-			   size_t signature_len)
+gn_jose_verify_hashed(GnJoseKey *key, const uint8 *sha256, const void *input,
+					  size_t len, const uint8 *signature, size_t signature_len)
 {
 	bool valid;
 
@@ -372,10 +375,17 @@ gn_jose_verify(GnJoseKey *key, const void *input, size_t len, const uint8 *signa
 	else if (key->alg->family == GN_JOSE_EDDSA)
 		valid = verify_one_shot(key, input, len, signature, signature_len);
 	else
-		valid = verify_digest(key, input, len, signature, signature_len);
+		valid = verify_digest(key, sha256, input, len, signature, signature_len);
 	if (!valid)
 		ERR_clear_error();
 	return valid;
+}
+
+bool
+gn_jose_verify(GnJoseKey *key, const void *input, size_t len, const uint8 *signature,
+			   size_t signature_len)
+{
+	return gn_jose_verify_hashed(key, NULL, input, len, signature, signature_len);
 }
 
 /* Verifies a signature of ones, which is nobody's, with some public key. */

@@ -102,6 +102,11 @@ extern bool gn_jose_sign(GnJoseKey *key, const void *input, size_t len, uint8 *o
 						 size_t *out_len);
 extern bool gn_jose_verify(GnJoseKey *key, const void *input, size_t len,
 						   const uint8 *signature, size_t signature_len);
+/* The same where the SHA-256 of the input is known already, for algorithms that want
+ * it. */
+extern bool
+gn_jose_verify_hashed(GnJoseKey *key, const uint8 *sha256, const void *input,
+					  size_t len, const uint8 *signature, size_t signature_len);
 
 /*
  * Makes libcrypto load what the algorithms need, which takes it milliseconds: called

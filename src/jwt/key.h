@@ -30,7 +30,8 @@ typedef struct GnSigningKey GnSigningKey;
 typedef struct GnSigner
 {
 	const char *name;
-	/* Raises NX016 or NX017. False: the private part went since the key was looked up. */
+	/* Raises NX016 or NX017. False: the private part went since the key was looked up.
+	 */
 	bool (*open)(GnSigningKey *key);
 	void (*sign)(GnSigningKey *key, const void *input, size_t len, uint8 *out,
 				 size_t *out_len);
@@ -47,8 +48,8 @@ struct GnSigningKey
 	GnKeyState state;
 	TimestampTz accepted_until; /* of a retiring key */
 	const GnJoseAlg *alg;
-	GnKeyNumbers numbers;   /* the public ones */
-	GnJoseKey public;       /* built at first use; see gn_jwt_key_public */
+	GnKeyNumbers numbers; /* the public ones */
+	GnJoseKey public;     /* built at first use; see gn_jwt_key_public */
 	const char *provider;
 	const GnSigner *signer; /* NULL: this library has none of that name */
 	bool opened;

@@ -175,12 +175,11 @@ active_key(const char *purpose)
 		GnSigningKey *key = gn_jwt_key_active(purpose);
 
 		if (key == NULL)
-			ereport(
-				ERROR,
-				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
-				 errmsg("there is no active signing key for purpose \"%s\"", purpose),
-				 errhint("SELECT grownext.key_rotate(%s);",
-						 quote_literal_cstr(purpose))));
+			ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+							errmsg("there is no active signing key for purpose \"%s\"",
+								   purpose),
+							errhint("SELECT grownext.key_rotate(%s);",
+									quote_literal_cstr(purpose))));
 		if (gn_jwt_key_open(key))
 			return key;
 		CHECK_FOR_INTERRUPTS();
@@ -204,19 +203,19 @@ append_payload(StringInfo payload, const char *issuer, const char *subject,
 
 	gn_random(id, sizeof(id));
 	gn_base64url_encode(id, sizeof(id), id_text);
-	gn_json_append(payload, "{\"iss\":");
-	gn_json_append_string(payload, issuer, strlen(issuer));
-	gn_json_append(payload, ",\"sub\":");
-	gn_json_append_string(payload, subject, strlen(subject));
-	gn_json_append(payload, ",\"aud\":");
+	/* in the order in which jsonb keeps them, which spares the verifier sorting */
+	gn_json_append(payload, "{\"aud\":");
 	gn_json_append_string(payload, audience, strlen(audience));
-	gn_json_append(payload, ",\"iat\":");
-	gn_json_append_integer(payload, issued);
 	gn_json_append(payload, ",\"exp\":");
 	gn_json_append_integer(payload, issued + ttl);
+	gn_json_append(payload, ",\"iat\":");
+	gn_json_append_integer(payload, issued);
+	gn_json_append(payload, ",\"iss\":");
+	gn_json_append_string(payload, issuer, strlen(issuer));
 	gn_json_append(payload, ",\"jti\":\"");
 	gn_json_append(payload, id_text);
-	gn_json_append(payload, "\"");
+	gn_json_append(payload, "\",\"sub\":");
+	gn_json_append_string(payload, subject, strlen(subject));
 	if (strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
 	{
 		JsonbValue space;

@@ -172,10 +172,10 @@ read_pem(const char *text, size_t len, const GnJoseAlg *wanted, const GnJoseAlg 
 		 GnKeyNumbers *numbers, uint8 *room)
 {
 	BIO *bio = BIO_new_mem_buf(text, (int) len);
-	EVP_PKEY *pkey = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL)
-						 : NULL;
-	EVP_PKEY *second = pkey ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL)
-							: NULL;
+	EVP_PKEY *pkey =
+		bio ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
+	EVP_PKEY *second =
+		pkey ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
 	const char *why = NULL;
 
 	if (pkey == NULL)
@@ -198,8 +198,10 @@ static const char *
 try_key(const GnJoseAlg *alg, const GnKeyNumbers *numbers)
 {
 	static const char message[] = "private and public part belong together";
-	GnKeyNumbers shown = {
-		.n = numbers->n, .e = numbers->e, .x = numbers->x, .y = numbers->y};
+	GnKeyNumbers shown = {.n = numbers->n,
+						  .e = numbers->e,
+						  .x = numbers->x,
+						  .y = numbers->y};
 	uint8 signature[GN_JWA_MAX_SIGNATURE];
 	size_t signature_len;
 	GnJoseKey signer = {0};
@@ -209,11 +211,10 @@ try_key(const GnJoseAlg *alg, const GnKeyNumbers *numbers)
 	if (why == NULL && alg->family != GN_JOSE_HMAC)
 	{
 		why = gn_jose_key_build(&verifier, alg, &shown);
-		if (why == NULL &&
-			(!gn_jose_sign(&signer, message, sizeof(message), signature,
-						   &signature_len) ||
-			 !gn_jose_verify(&verifier, message, sizeof(message), signature,
-							 signature_len)))
+		if (why == NULL && (!gn_jose_sign(&signer, message, sizeof(message), signature,
+										  &signature_len) ||
+							!gn_jose_verify(&verifier, message, sizeof(message),
+											signature, signature_len)))
 			why = "its private part does not belong to its public part";
 		gn_jose_key_free(&verifier);
 	}

@@ -173,6 +173,23 @@ decode_escape(Scan *scan, char *out)
 	return out;
 }
 
+/* Eight bytes that are nothing but what they are: ASCII, printable, no quote and no
+ * backslash. */
+static bool
+plain_bytes(const uint8 *at)
+{
+	const uint64 ones = UINT64CONST(0x0101010101010101);
+	uint64 word;
+	uint64 quote;
+	uint64 backslash;
+
+	memcpy(&word, at, sizeof(word));
+	quote = word ^ (ones * '"');
+	backslash = word ^ (ones * '\\');
+	return (((word - ones * 0x20) | (quote - ones) | (backslash - ones) | word) &
+			(ones << 7)) == 0;
+}
+
 /*
  * Behind the opening quote. Without escapes the string is where it stands; with one,
  * all of it goes to the scratch.
@@ -188,6 +205,8 @@ read_string(Scan *scan, const char **text, size_t *len)
 	{
 		uint8 c;
 
+		while (scan->end - scan->at >= 8 && plain_bytes(scan->at))
+			scan->at += 8;
 		if (scan->at == scan->end)
 			return false;
 		c = *scan->at;

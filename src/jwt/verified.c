@@ -3,8 +3,9 @@
  *	  Tokens that this backend verified before.
  *
  * A pooled backend sees the same few tokens with every request; checking a signature
- * costs fifty times as much as looking its token up. The key of an entry is the
- * SHA-256 of the whole token, never a shorter hash. An entry holds what does not
+ * costs fifty times as much as looking its token up. An entry is found by all of its
+ * token: the SHA-256 of what was signed, which verifying needs anyway, never a shorter
+ * hash, and the signature, byte by byte. An entry holds what does not
  * change, the signature and the claims; what does, time and the state of the key, is
  * asked at every hit. As soon as any key or option changes, all is forgotten.
  *
@@ -23,7 +24,7 @@
 
 typedef struct Entry
 {
-	GnTokenDigest digest;
+	GnTokenName name;
 	GnVerified verified;
 	bool asked_for;
 	int16 next; /* of its bucket */
@@ -53,22 +54,29 @@ begin_anew(void)
 }
 
 static int16 *
-bucket_of(const GnTokenDigest *digest)
+bucket_of(const GnTokenName *name)
 {
-	return &buckets[(digest->bytes[0] << 8 | digest->bytes[1]) & (BUCKETS - 1)];
+	return &buckets[(name->digest[0] << 8 | name->digest[1]) & (BUCKETS - 1)];
+}
+
+static bool
+same_name(const GnTokenName *a, const GnTokenName *b)
+{
+	return memcmp(a->digest, b->digest, sizeof(a->digest)) == 0 &&
+		   a->signature_len == b->signature_len &&
+		   memcmp(a->signature, b->signature, a->signature_len) == 0;
 }
 
 const GnVerified *
-gn_verified_find(const GnTokenDigest *digest, const char *audience)
+gn_verified_find(const GnTokenName *name, const char *audience)
 {
 	if (epoch != gn_jwt_cache_epoch())
 		return NULL;
-	for (int i = *bucket_of(digest); i != NOBODY; i = entries[i].next)
+	for (int i = *bucket_of(name); i != NOBODY; i = entries[i].next)
 	{
 		Entry *entry = &entries[i];
 
-		if (entry->verified.audience == audience &&
-			memcmp(entry->digest.bytes, digest->bytes, sizeof(digest->bytes)) == 0)
+		if (entry->verified.audience == audience && same_name(&entry->name, name))
 		{
 			entry->asked_for = true;
 			return &entry->verified;
@@ -80,7 +88,7 @@ gn_verified_find(const GnTokenDigest *digest, const char *audience)
 static void
 unlink_entry(int gone)
 {
-	int16 *link = bucket_of(&entries[gone].digest);
+	int16 *link = bucket_of(&entries[gone].name);
 
 	while (*link != gone)
 		link = &entries[*link].next;
@@ -108,23 +116,26 @@ make_place(void)
 }
 
 void
-gn_verified_remember(const GnTokenDigest *digest, const GnVerified *verified)
+gn_verified_remember(const GnTokenName *name, const GnVerified *verified)
 {
 	Size size = VARSIZE(verified->claims);
-	Jsonb *claims;
-	int16 *bucket = bucket_of(digest);
+	char *claims;
+	int16 *bucket = bucket_of(name);
 	Entry *entry;
 	int place;
 
 	if (epoch != gn_jwt_cache_epoch())
 		begin_anew();
-	claims = MemoryContextAlloc(memory, size); /* all that can fail stands first */
+	/* all that can fail stands first */
+	claims = MemoryContextAlloc(memory, size + name->signature_len);
 	memcpy(claims, verified->claims, size);
+	memcpy(claims + size, name->signature, name->signature_len);
 	place = make_place();
 	entry = &entries[place];
-	entry->digest = *digest;
+	entry->name = *name;
+	entry->name.signature = claims + size;
 	entry->verified = *verified;
-	entry->verified.claims = claims;
+	entry->verified.claims = (Jsonb *) claims;
 	entry->asked_for = false;
 	entry->next = *bucket;
 	*bucket = (int16) place;

@@ -18,19 +18,21 @@ typedef struct GnVerified
 	Jsonb *claims; /* the cache's own */
 } GnVerified;
 
-/* SHA-256 of the token. */
-typedef struct GnTokenDigest
+/* The whole token: the SHA-256 of what was signed, and the signature as it is written.
+ */
+typedef struct GnTokenName
 {
-	uint8 bytes[32];
-} GnTokenDigest;
+	uint8 digest[32];
+	const char *signature;
+	size_t signature_len;
+} GnTokenName;
 
 /*
  * NULL: not remembered. Keys and options must have been asked for before, so that the
  * cache knows whether they are those it was filled under.
  */
 extern const GnVerified *
-gn_verified_find(const GnTokenDigest *digest, const char *audience);
-extern void
-gn_verified_remember(const GnTokenDigest *digest, const GnVerified *verified);
+gn_verified_find(const GnTokenName *name, const char *audience);
+extern void gn_verified_remember(const GnTokenName *name, const GnVerified *verified);
 
 #endif

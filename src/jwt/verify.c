@@ -63,8 +63,6 @@ expectation(const char *audience, const char *issuer, const char *purpose)
  */
 typedef struct Candidate
 {
-	const char *text;
-	size_t len;
 	GnJws jws;
 	GnSigningKey *key;
 	bool own_header; /* its header is what the key's tokens begin with, to the byte */
@@ -81,11 +79,8 @@ typedef struct Candidate
 static void
 recognise(Candidate *candidate)
 {
-	const char *dot = memchr(candidate->text, '.', candidate->len);
-
-	if (dot)
-		candidate->key =
-			gn_jwt_key_of_header(candidate->text, (size_t) (dot - candidate->text));
+	candidate->key =
+		gn_jwt_key_of_header(candidate->jws.input, candidate->jws.header_text_len);
 	candidate->own_header = candidate->key != NULL;
 }
 
@@ -94,7 +89,7 @@ static bool
 worth_remembering(const Candidate *candidate)
 {
 	return candidate->own_header && candidate->key->alg->family != GN_JOSE_HMAC &&
-		   candidate->len <= REMEMBERED_MAX;
+		   candidate->jws.input_len <= REMEMBERED_MAX;
 }
 
 static GnJoseError
@@ -118,7 +113,8 @@ check_key(const Candidate *candidate, const Expectation *expected)
 }
 
 static GnJoseError
-check_signature(Candidate *candidate, const Expectation *expected)
+check_signature(Candidate *candidate, const Expectation *expected,
+				const GnTokenName *name)
 {
 	GnJws *jws = &candidate->jws;
 	GnJoseKey *key;
@@ -132,8 +128,8 @@ check_signature(Candidate *candidate, const Expectation *expected)
 	key = gn_jwt_key_public(candidate->key);
 	if (key == NULL)
 		return GN_JOSE_REVOKED_KEY;
-	if (!gn_jose_verify(key, jws->input, jws->input_len, jws->signature,
-						jws->signature_len))
+	if (!gn_jose_verify_hashed(key, name ? name->digest : NULL, jws->input,
+							   jws->input_len, jws->signature, jws->signature_len))
 		return GN_JOSE_SIGNATURE;
 	candidate->authentic = true;
 	return GN_JOSE_OK;
@@ -161,18 +157,20 @@ check_claims(Candidate *candidate, const Expectation *expected)
 	return error;
 }
 
+/* name: of a token that is worth remembering, or NULL */
 static GnJoseError
-verify_anew(Candidate *candidate, const Expectation *expected)
+verify_anew(Candidate *candidate, const Expectation *expected, const GnTokenName *name)
 {
-	uint8 *scratch = palloc(candidate->len + 1);
-	GnJoseError error =
-		gn_jws_split(&candidate->jws, candidate->text, candidate->len, scratch);
+	GnJws *jws = &candidate->jws;
+	uint8 *scratch = palloc(jws->input_len + jws->signature_text_len + 1);
+	GnJoseError error = gn_jws_decode(jws, scratch);
 
 	if (error == GN_JOSE_OK && !candidate->own_header)
-		error = gn_jws_read_header(&candidate->jws);
+		error =
+			gn_jws_decode_header(jws, scratch + jws->payload_len + jws->signature_len);
 	candidate->decoded = error == GN_JOSE_OK;
 	if (error == GN_JOSE_OK)
-		error = check_signature(candidate, expected);
+		error = check_signature(candidate, expected, name);
 	if (error == GN_JOSE_OK)
 		error = check_claims(candidate, expected);
 	return error;
@@ -180,17 +178,15 @@ verify_anew(Candidate *candidate, const Expectation *expected)
 
 /* What was verified before is asked again what may have changed: time, and the key. */
 static bool
-verify_again(Candidate *candidate, const Expectation *expected,
-			 const GnTokenDigest *digest, GnJoseError *error)
+verify_again(Candidate *candidate, const Expectation *expected, const GnTokenName *name,
+			 GnJoseError *error)
 {
-	const GnVerified *verified = gn_verified_find(digest, expected->audience);
+	const GnVerified *verified = gn_verified_find(name, expected->audience);
 
-	if (verified == NULL)
-		return false;
-	*error = check_key(candidate, expected);
-	if (*error != GN_JOSE_OK)
-		return false; /* said in full by verifying it anew */
-	candidate->authentic = true;
+	if (verified == NULL || verified->key != candidate->key ||
+		check_key(candidate, expected) != GN_JOSE_OK)
+		return false; /* what is wrong is said by verifying it anew */
+	candidate->decoded = candidate->authentic = true;
 	*error = gn_claims_check_times(&verified->times, gn_jwt_unix_now());
 	candidate->claims = palloc(VARSIZE(verified->claims));
 	memcpy(candidate->claims, verified->claims, VARSIZE(verified->claims));
@@ -200,28 +196,30 @@ verify_again(Candidate *candidate, const Expectation *expected,
 static GnJoseError
 verify(const text *token, const Expectation *expected, Candidate *candidate)
 {
-	GnTokenDigest digest;
+	GnJws *jws = &candidate->jws;
+	GnTokenName name;
 	GnJoseError error;
 
 	memset(candidate, 0, sizeof(*candidate));
-	candidate->text = VARDATA_ANY(token);
-	candidate->len = VARSIZE_ANY_EXHDR(token);
-	if (candidate->len > GN_JOSE_MAX_TOKEN)
-		return GN_JOSE_TOO_LARGE;
+	error = gn_jws_split(jws, VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token));
+	if (error != GN_JOSE_OK)
+		return error;
 	recognise(candidate);
 	if (!worth_remembering(candidate))
-		return verify_anew(candidate, expected);
-	gn_sha256(candidate->text, candidate->len, digest.bytes);
-	if (verify_again(candidate, expected, &digest, &error))
+		return verify_anew(candidate, expected, NULL);
+	gn_sha256(jws->input, jws->input_len, name.digest);
+	name.signature = jws->signature_text;
+	name.signature_len = jws->signature_text_len;
+	if (verify_again(candidate, expected, &name, &error))
 		return error;
-	error = verify_anew(candidate, expected);
+	error = verify_anew(candidate, expected, &name);
 	if (error == GN_JOSE_OK)
-		gn_verified_remember(&digest, &(GnVerified){
-										  .key = candidate->key,
-										  .audience = expected->audience,
-										  .times = candidate->times,
-										  .claims = candidate->claims,
-									  });
+		gn_verified_remember(&name, &(GnVerified){
+										.key = candidate->key,
+										.audience = expected->audience,
+										.times = candidate->times,
+										.claims = candidate->claims,
+									});
 	return error;
 }
 
@@ -232,12 +230,9 @@ inspect(const text *token, const Expectation *expected, Candidate *candidate)
 {
 	GnJoseError error = verify(token, expected, candidate);
 
-	if (candidate->own_header && candidate->jws.input == NULL &&
-		gn_jws_split(&candidate->jws, candidate->text, candidate->len,
-					 palloc(candidate->len + 1)) == GN_JOSE_OK)
-		candidate->decoded = true;
 	if (candidate->own_header && candidate->decoded)
-		(void) gn_jws_read_header(&candidate->jws);
+		(void) gn_jws_decode_header(&candidate->jws,
+									palloc(candidate->jws.header_text_len + 1));
 	return error;
 }
 
