@@ -105,7 +105,7 @@ DECLARE
     link uuid;
 BEGIN
     IF ip IS NOT NULL THEN
-        verdict := _grownext.core_failure_check('login_link', _grownext.account_ip_key(ip));
+        verdict := _grownext.core_failure_check('login_link_redeem', _grownext.account_ip_key(ip));
         IF NOT verdict.allowed THEN
             refusal := 'locked';
             retry_at := verdict.retry_at;
@@ -123,7 +123,7 @@ BEGIN
     END IF;
     IF user_id IS NULL THEN
         IF ip IS NOT NULL THEN
-            verdict := _grownext.core_failure_note('login_link', _grownext.account_ip_key(ip));
+            verdict := _grownext.core_failure_note('login_link_redeem', _grownext.account_ip_key(ip));
         END IF;
         RETURN;
     END IF;

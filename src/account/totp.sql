@@ -125,7 +125,7 @@ BEGIN
         RETURN;
     END IF;
     short := _grownext.core_failure_note('totp', user_id::text);
-    long := _grownext.core_rate_take('totp', user_id::text, current_setting('grownext.account_totp_limit')::bigint, interval '1 day',
+    long := _grownext.core_rate_take('totp_day', user_id::text, current_setting('grownext.account_totp_limit')::bigint, interval '1 day',
         CASE WHEN short.allowed THEN 1 ELSE 0 END);
     IF NOT (short.allowed AND long.allowed) THEN
         retry_at := greatest(CASE WHEN NOT short.allowed THEN short.retry_at END, CASE WHEN NOT long.allowed THEN long.retry_at END);
@@ -155,7 +155,7 @@ BEGIN
     END IF;
     verified := true;
     PERFORM _grownext.core_failure_clear('totp', user_id::text);
-    PERFORM _grownext.core_rate_clear('totp', user_id::text);
+    PERFORM _grownext.core_rate_clear('totp_day', user_id::text);
     IF used THEN
         PERFORM _grownext.account_record('totp.recovery_code_used', 'user:' || user_id, NULL, jsonb_build_object('factor_id', factor.id),
             jsonb_build_object('user_id', user_id, 'factor_id', factor.id,
