@@ -205,12 +205,30 @@ GRANT EXECUTE ON FUNCTION _grownext.core_caller_has(text) TO grownext_admin, gro
 -- session
 GRANT EXECUTE ON FUNCTION grownext.session_create(uuid, uuid, jsonb) TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION grownext.session_refresh(text) TO grownext_service, grownext_user, grownext_anon;
-GRANT EXECUTE ON FUNCTION grownext.session_revoke(uuid, text), grownext.session_revoke_all(uuid, uuid, uuid, text)
+GRANT EXECUTE ON FUNCTION
+    grownext.session_switch_tenant(uuid, uuid),
+    grownext.session_revoke(uuid, text), grownext.session_revoke_all(uuid, uuid, uuid, text)
     TO grownext_admin, grownext_service, grownext_user;
 GRANT EXECUTE ON FUNCTION grownext.login_link_redeem(text, jsonb) TO grownext_admin, grownext_service, grownext_user, grownext_anon;
 GRANT EXECUTE ON FUNCTION grownext.session_step_up(text, uuid) TO grownext_admin, grownext_service, grownext_user;
 GRANT EXECUTE ON FUNCTION grownext.session_elevate(uuid, text, text[]) TO grownext_admin, grownext_service;
 GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- a credential is presented, and decides
+GRANT EXECUTE ON FUNCTION
+    grownext.token(text, text, text, text, text, text, text, text, text, text, text, text, text, text, text, text, text)
+    TO grownext_service, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.token_introspect(text, text, text, text, text, text), grownext.token_revoke(text, text)
+    TO grownext_admin, grownext_service, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.client_create(text, text[], jsonb), grownext.client_update(text, jsonb),
+    grownext.client_disable(text), grownext.client_enable(text),
+    grownext.client_rotate_secret(text, interval), grownext.client_delete(text)
+    TO grownext_admin;
+GRANT USAGE ON TYPE grownext.client_credentials TO grownext_admin;
+GRANT SELECT ON grownext.client TO grownext_admin, grownext_service, grownext_auditor;
+-- a view's functions are called with its reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_auditor;
 
 -- audit
 GRANT EXECUTE ON FUNCTION

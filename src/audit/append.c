@@ -24,6 +24,7 @@
 GN_FUNCTION(gn_audit_append_sql);
 GN_FUNCTION(gn_audit_append_many);
 GN_FUNCTION(gn_audit_write);
+GN_FUNCTION(gn_audit_write_for);
 
 #define MAX_ACTION 128
 #define MAX_TEXT 1024
@@ -99,6 +100,7 @@ check_event(const GnAuditEvent *event, TimestampTz now)
 				 MAX_ACTION)));
 	check_text("target", event->target);
 	check_text("actor", event->actor);
+	check_text("on_behalf_of", event->on_behalf_of);
 	check_text("category", event->category);
 	check_text("idempotency_key", event->idempotency_key);
 	if (event->context && !JB_ROOT_IS_OBJECT(event->context))
@@ -132,19 +134,21 @@ static const char *const source_names[GN_CONTEXT_SOURCES] = {
 };
 
 static void
-find_actor(const char *named, AuditActor *found)
+find_actor(const GnAuditEvent *event, AuditActor *found)
 {
 	const GnContext *context = gn_context();
 
 	*found = (AuditActor){.session_role = GetUserNameFromId(GetSessionUserId(), false)};
 	if (context)
 		found->request_id = gn_claim_text(context->claims, "request_id");
-	if (context && context->subject && context->actor &&
-		strcmp(context->subject, context->actor) != 0)
+	if (event->on_behalf_of)
+		found->on_behalf_of = event->on_behalf_of;
+	else if (context && context->subject && context->actor &&
+			 strcmp(context->subject, context->actor) != 0)
 		found->on_behalf_of = context->subject;
-	if (named)
+	if (event->actor)
 	{
-		found->actor = named;
+		found->actor = event->actor;
 		found->source = "named";
 	}
 	else if (context && context->actor)
@@ -263,7 +267,7 @@ insert_event(const GnAuditEvent *event, TimestampTz now, int64 id)
 	Datum values[14];
 	char nulls[15] = "              ";
 
-	find_actor(event->actor, &actor);
+	find_actor(event, &actor);
 	values[0] = Int64GetDatum(id);
 	nulls[0] = id ? ' ' : 'n';
 	values[1] = TimestampTzGetDatum(now);
@@ -513,20 +517,41 @@ make_change(const Jsonb *before, const Jsonb *after)
 	return JsonbValueToJsonb(result);
 }
 
+/* What audit_write and audit_write_for have in common. */
+static void
+read_platform_event(FunctionCallInfo fcinfo, GnAuditEvent *event)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("action must not be null")));
+	event->category = "platform";
+	event->action = text_argument(fcinfo, 0);
+	event->target = text_argument(fcinfo, 1);
+	event->tenant = PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2);
+	event->change = make_change(PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3),
+								PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4));
+}
+
 /* SQL: _grownext.audit_write(action text, target text, tenant_id uuid, before jsonb,
  * after jsonb) */
 Datum
 gn_audit_write(PG_FUNCTION_ARGS)
 {
-	GnAuditEvent event = {.category = "platform"};
+	GnAuditEvent event = {0};
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("action must not be null")));
-	event.action = text_argument(fcinfo, 0);
-	event.target = text_argument(fcinfo, 1);
-	event.tenant = PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2);
-	event.change = make_change(PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3),
-							   PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4));
+	read_platform_event(fcinfo, &event);
+	PG_RETURN_INT64(gn_audit_append(&event));
+}
+
+/* SQL: _grownext.audit_write_for(..., actor text, on_behalf_of text): the same, when
+ * the platform knows who acts before anybody is bound */
+Datum
+gn_audit_write_for(PG_FUNCTION_ARGS)
+{
+	GnAuditEvent event = {0};
+
+	read_platform_event(fcinfo, &event);
+	event.actor = text_argument(fcinfo, 5);
+	event.on_behalf_of = text_argument(fcinfo, 6);
 	PG_RETURN_INT64(gn_audit_append(&event));
 }

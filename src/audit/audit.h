@@ -17,8 +17,9 @@ typedef struct GnAuditEvent
 {
 	const char *action; /* dotted name, never NULL */
 	const char *target;
-	const pg_uuid_t *tenant; /* NULL: the global log */
-	const char *actor;       /* NULL: the context's actor, else role:<session_user> */
+	const pg_uuid_t *tenant;  /* NULL: the global log */
+	const char *actor;        /* NULL: the context's actor, else role:<session_user> */
+	const char *on_behalf_of; /* goes with a named actor; the context knows it else */
 	const char *category;
 	const char *idempotency_key;
 	const Jsonb *context; /* an object; NULL: {} */

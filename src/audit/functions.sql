@@ -47,6 +47,10 @@ CREATE OR REPLACE FUNCTION _grownext.audit_write(action text, target text, tenan
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_audit_write';
 COMMENT ON FUNCTION _grownext.audit_write(text, text, uuid, jsonb, jsonb) IS 'Appends an event of the platform itself; a NULL tenant means the global log.';
 
+CREATE OR REPLACE FUNCTION _grownext.audit_write_for(action text, target text, tenant_id uuid, before jsonb, after jsonb, actor text, on_behalf_of text) RETURNS bigint
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_audit_write_for';
+COMMENT ON FUNCTION _grownext.audit_write_for(text, text, uuid, jsonb, jsonb, text, text) IS 'audit_write() with the actor, and for whom it acts, where no caller is bound.';
+
 CREATE OR REPLACE FUNCTION grownext.audit_append(action text, target text DEFAULT NULL, context jsonb DEFAULT '{}', tenant_id uuid DEFAULT NULL, actor text DEFAULT NULL, occurred_at timestamptz DEFAULT NULL, category text DEFAULT NULL, idempotency_key text DEFAULT NULL, personal jsonb DEFAULT NULL, sealed boolean DEFAULT false) RETURNS bigint
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_audit_append_sql';
 COMMENT ON FUNCTION grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean) IS 'Appends an event to the tenant''s audit log, or to the global one; returns its id.';

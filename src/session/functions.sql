@@ -8,8 +8,24 @@ CREATE OR REPLACE FUNCTION _grownext.session_token_parse(token text, OUT id uuid
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_session_token_parse';
 COMMENT ON FUNCTION _grownext.session_token_parse(text) IS 'What a refresh token says; NULLs unless this platform made it.';
 
--- The answer of session_create and session_refresh: tokens for the session as it is now.
-CREATE OR REPLACE FUNCTION _grownext.session_answer(session _grownext.session_session, tenant_role text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION _grownext.session_claims_live(claims jsonb) RETURNS boolean
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_session_claims_live';
+COMMENT ON FUNCTION _grownext.session_claims_live(jsonb) IS 'Whether the session, the client and the subject that a verified token names are still there, and nobody revoked it.';
+
+-- What a backend remembers of credentials that passed ends with these. ALWAYS: replicated
+-- and restored rows count as well.
+CREATE OR REPLACE TRIGGER session_session_changed AFTER UPDATE ON _grownext.session_session
+    FOR EACH ROW WHEN (NEW.revoked_at IS DISTINCT FROM OLD.revoked_at OR NEW.tenant_id IS DISTINCT FROM OLD.tenant_id
+                       OR NEW.expires_at <> OLD.expires_at OR NEW.user_id <> OLD.user_id)
+    EXECUTE FUNCTION _grownext.core_invalidate('session_marker_credential');
+ALTER TABLE _grownext.session_session ENABLE ALWAYS TRIGGER session_session_changed;
+CREATE OR REPLACE TRIGGER session_session_gone AFTER DELETE OR TRUNCATE ON _grownext.session_session
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('session_marker_credential');
+ALTER TABLE _grownext.session_session ENABLE ALWAYS TRIGGER session_session_gone;
+
+-- An access token of a session, for less than the session's scope or for an audience if
+-- they are named, and never for longer than the session has to live.
+CREATE OR REPLACE FUNCTION _grownext.session_access_token(session _grownext.session_session, tenant_role text, scope text, audience text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ttl CONSTANT interval := least(interval '15 minutes', session.expires_at - _grownext.core_now());
@@ -22,19 +38,45 @@ BEGIN
                 'tenant_id', session.tenant_id,
                 'tenant_role', tenant_role,
                 'client_id', session.client_id,
-                'scope', session.scope,
+                'scope', coalesce(session_access_token.scope, session.scope),
                 'role', 'grownext_user',
                 'acr', session.acr,
                 'amr', CASE WHEN session.amr <> '{}' THEN to_jsonb(session.amr) END,
                 'auth_time', floor(extract(epoch FROM session.auth_time))::bigint)),
-            NULL, make_interval(secs => seconds), 'access'),
-        'refresh_token', _grownext.session_token_make(session.id, session.generation, session.counter),
+            session_access_token.audience, make_interval(secs => seconds), 'access'),
         'token_type', 'Bearer',
         'expires_in', seconds,
         'session_id', session.id);
 END
 $$;
-COMMENT ON FUNCTION _grownext.session_answer(_grownext.session_session, text) IS 'Access and refresh token of a session.';
+COMMENT ON FUNCTION _grownext.session_access_token(_grownext.session_session, text, text, text) IS 'An access token of a session, as an answer of RFC 6749.';
+
+-- A user's role in a tenant, as tenant_role_of() has it, and it stays so until this
+-- transaction ends: whoever removes the member waits, and then finds the session.
+CREATE OR REPLACE FUNCTION _grownext.session_tenant_role(tenant_id uuid, user_id uuid) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT m.role
+      FROM _grownext.tenant_member AS m
+      JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state = 'active'
+     WHERE m.tenant_id = session_tenant_role.tenant_id AND m.user_id = session_tenant_role.user_id
+       FOR KEY SHARE OF m;
+$$;
+COMMENT ON FUNCTION _grownext.session_tenant_role(uuid, uuid) IS 'A user''s role in an active tenant, locked; NULL for no member.';
+
+CREATE OR REPLACE FUNCTION _grownext.session_require_member(tenant_id uuid, user_id uuid) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    role CONSTANT text := _grownext.session_tenant_role(session_require_member.tenant_id, session_require_member.user_id);
+BEGIN
+    IF role IS NULL AND session_require_member.tenant_id IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('user "%s" is no member of tenant "%s", or the tenant is not active', session_require_member.user_id, session_require_member.tenant_id),
+            HINT = format('SELECT grownext.member_add(%L, %L, ''member'');', session_require_member.tenant_id, session_require_member.user_id);
+    END IF;
+    RETURN role;
+END
+$$;
+COMMENT ON FUNCTION _grownext.session_require_member(uuid, uuid) IS 'The role of a member of an active tenant; raises for anybody else, NULL for no tenant.';
 
 CREATE OR REPLACE FUNCTION grownext.session_create(user_id uuid, tenant_id uuid DEFAULT NULL, attributes jsonb DEFAULT '{}') RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -62,14 +104,15 @@ BEGIN
             MESSAGE = format('user "%s" is disabled', session_create.user_id),
             HINT = format('SELECT grownext.user_enable(%L);', session_create.user_id);
     END IF;
-    IF session_create.tenant_id IS NOT NULL THEN
-        tenant_role := _grownext.tenant_role_of(session_create.tenant_id, session_create.user_id);
-        IF tenant_role IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-                MESSAGE = format('user "%s" is no member of tenant "%s", or the tenant is not active', session_create.user_id, session_create.tenant_id),
-                HINT = format('SELECT grownext.member_add(%L, %L, ''member'');', session_create.tenant_id, session_create.user_id);
-        END IF;
+    IF given ->> 'client_id' LIKE 'gnc\_%'
+       AND NOT EXISTS (SELECT FROM _grownext.session_client AS c WHERE c.id = given ->> 'client_id' AND c.disabled_at IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('client "%s" does not exist or is disabled', given ->> 'client_id');
+    ELSIF _grownext.session_scope_words(given ->> 'scope') IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'a session''s scope must be words of visible ASCII characters with single spaces between them';
     END IF;
+    tenant_role := _grownext.session_require_member(session_create.tenant_id, session_create.user_id);
 
     INSERT INTO _grownext.session_session AS s
            (id, user_id, tenant_id, client_id, scope, acr, amr, auth_time, ip, user_agent, attributes, created_at, expires_at)
@@ -81,11 +124,13 @@ BEGIN
             given - '{client_id,scope,acr,amr,auth_time,ip,user_agent}'::text[], made_at,
             made_at + current_setting('grownext.session_lifetime')::interval)
     RETURNING s.* INTO made;
+    INSERT INTO _grownext.session_use (session_id, used_at) VALUES (made.id, made_at);
     PERFORM _grownext.audit_write('session.created', 'session:' || made.id, made.tenant_id, NULL,
         jsonb_build_object('user_id', made.user_id, 'client_id', made.client_id));
     PERFORM _grownext.core_event_emit('session.created', made.tenant_id,
         jsonb_build_object('session_id', made.id, 'user_id', made.user_id));
-    RETURN _grownext.session_answer(made, tenant_role);
+    RETURN _grownext.session_access_token(made, tenant_role, NULL, NULL)
+        || jsonb_build_object('refresh_token', _grownext.session_token_make(made.id, made.generation, made.counter));
 END
 $$;
 COMMENT ON FUNCTION grownext.session_create(uuid, uuid, jsonb) IS 'Begins a session of a user, in a tenant if one is named; returns access and refresh token.';
@@ -112,34 +157,71 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.session_end(uuid[], text, text) IS 'Revokes sessions that still live; returns how many.';
 
+CREATE OR REPLACE FUNCTION _grownext.session_error(error text, description text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('error', error, 'error_description', description);
+$$;
+COMMENT ON FUNCTION _grownext.session_error(text, text) IS 'A refusal in the words of RFC 6749.';
+
 CREATE OR REPLACE FUNCTION _grownext.session_refusal(description text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT jsonb_build_object('error', 'invalid_grant', 'error_description', description);
+    SELECT _grownext.session_error('invalid_grant', description);
 $$;
-COMMENT ON FUNCTION _grownext.session_refusal(text) IS 'A refusal in the words of RFC 6749.';
+COMMENT ON FUNCTION _grownext.session_refusal(text) IS 'The refusal of a grant that is no good.';
 
--- A refusal is returned, not raised: a raise would undo the revocation that reuse causes.
-CREATE OR REPLACE FUNCTION grownext.session_refresh(refresh_token text) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- The words of a scope, each once, in their order. NULL for what is none (RFC 6749,
+-- section 3.3); no scope has no words.
+CREATE OR REPLACE FUNCTION _grownext.session_scope_words(scope text) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN coalesce(scope, '') = '' THEN '{}'::text[]
+                WHEN length(scope) <= 4096 AND scope ~ '^[\u0021\u0023-\u005B\u005D-\u007E]+( [\u0021\u0023-\u005B\u005D-\u007E]+)*$'
+                THEN ARRAY(SELECT u.word FROM unnest(string_to_array(scope, ' ')) WITH ORDINALITY AS u (word, place)
+                            GROUP BY u.word ORDER BY min(u.place)) END;
+$$;
+COMMENT ON FUNCTION _grownext.session_scope_words(text) IS 'The words of a scope; NULL for a malformed one.';
+
+-- A refresh, for a client that has authenticated, or for none. A refusal is returned, not
+-- raised: a raise would undo the revocation that reuse causes. The access token is signed
+-- before the row is locked, so that a slow signer keeps nobody waiting.
+CREATE OR REPLACE FUNCTION _grownext.session_rotate(refresh_token text, client_id text, scope text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     asked_at CONSTANT timestamptz := _grownext.core_now();
     idle CONSTANT interval := current_setting('grownext.session_idle_timeout')::interval;
     grace CONSTANT interval := current_setting('grownext.session_refresh_grace')::interval;
+    words CONSTANT text[] := _grownext.session_scope_words(session_rotate.scope);
     given record;
+    seen _grownext.session_session;
     found _grownext.session_session;
     tenant_role text;
+    answer jsonb;
 BEGIN
-    SELECT * INTO given FROM _grownext.session_token_parse(session_refresh.refresh_token);
+    SELECT * INTO given FROM _grownext.session_token_parse(session_rotate.refresh_token);
     IF given.id IS NULL THEN
         RETURN _grownext.session_refusal('the refresh token is not valid');
     END IF;
+    SELECT s.* INTO seen FROM _grownext.session_session AS s WHERE s.id = given.id;
+    -- A registered client's refresh token is good in its own hands alone, or in those of
+    -- a trusted back end.
+    IF seen.client_id IS DISTINCT FROM session_rotate.client_id
+       AND (session_rotate.client_id IS NOT NULL OR seen.client_id LIKE 'gnc\_%' AND NOT _grownext.core_caller_has('service')) THEN
+        RETURN _grownext.session_refusal('the refresh token is not valid');
+    ELSIF seen.client_id LIKE 'gnc\_%'
+          AND NOT EXISTS (SELECT FROM _grownext.session_client AS c WHERE c.id = seen.client_id AND c.disabled_at IS NULL) THEN
+        RETURN _grownext.session_refusal('the session''s client is disabled');
+    ELSIF words IS NULL OR NOT words <@ coalesce(_grownext.session_scope_words(seen.scope), '{}') THEN
+        RETURN _grownext.session_error('invalid_scope', 'the scope is malformed or more than the session has');
+    END IF;
     -- Before anything moves: a suspended tenant's users come back with the token they have.
-    SELECT s.* INTO found FROM _grownext.session_session AS s WHERE s.id = given.id;
-    IF found.tenant_id IS NOT NULL THEN
-        tenant_role := _grownext.tenant_role_of(found.tenant_id, found.user_id);
-        IF tenant_role IS NULL AND found.revoked_at IS NULL THEN
+    IF seen.tenant_id IS NOT NULL AND seen.revoked_at IS NULL THEN
+        tenant_role := _grownext.tenant_role_of(seen.tenant_id, seen.user_id);
+        IF tenant_role IS NULL THEN
             RETURN _grownext.session_refusal('the user is no member of the tenant, or the tenant is not active');
         END IF;
+    END IF;
+    IF seen.revoked_at IS NULL AND seen.expires_at > asked_at
+       AND given.generation = seen.generation AND given.counter IN (seen.counter, seen.counter - 1) THEN
+        answer := _grownext.session_access_token(seen, tenant_role, nullif(array_to_string(words, ' '), ''), NULL);
     END IF;
 
     -- the current token, once: of several at once, one moves the counter and the rest wait here
@@ -165,10 +247,76 @@ BEGIN
         -- the immediate parent, within the grace: the answer was lost, or another tab was first
     END IF;
 
-    RETURN _grownext.session_answer(found, tenant_role);
+    IF answer IS NULL OR found.tenant_id IS DISTINCT FROM seen.tenant_id THEN
+        -- the session has moved to another tenant meanwhile
+        tenant_role := _grownext.tenant_role_of(found.tenant_id, found.user_id);
+        IF tenant_role IS NULL AND found.tenant_id IS NOT NULL THEN
+            RETURN _grownext.session_refusal('the user is no member of the tenant, or the tenant is not active');
+        END IF;
+        answer := _grownext.session_access_token(found, tenant_role, nullif(array_to_string(words, ' '), ''), NULL);
+    END IF;
+    RETURN answer || jsonb_build_object('refresh_token', _grownext.session_token_make(found.id, found.generation, found.counter));
 END
 $$;
+COMMENT ON FUNCTION _grownext.session_rotate(text, text, text) IS 'New tokens for a refresh token, or {error, error_description}; reuse revokes the session.';
+
+CREATE OR REPLACE FUNCTION grownext.session_refresh(refresh_token text) RETURNS jsonb
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT _grownext.session_rotate(session_refresh.refresh_token, NULL, NULL);
+$$;
 COMMENT ON FUNCTION grownext.session_refresh(text) IS 'New tokens for a refresh token, or {error, error_description}; reuse revokes the session.';
+
+-- An end user switches with a token of the very session, and gets no more than it had:
+-- its scope, its audience, and no refresh token, for the one at hand goes on being good.
+-- Whoever stole an access token must not be able to turn it into a lasting one.
+CREATE OR REPLACE FUNCTION grownext.session_switch_tenant(session_id uuid, tenant_id uuid) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    switched_at CONSTANT timestamptz := _grownext.core_now();
+    trusted CONSTANT boolean := _grownext.core_caller_has('service') OR _grownext.core_caller_has('admin');
+    caller CONSTANT jsonb := grownext.claims();
+    target _grownext.session_session;
+    old_tenant uuid;
+    tenant_role text;
+    answer jsonb;
+BEGIN
+    SELECT s.* INTO target FROM _grownext.session_session AS s WHERE s.id = session_switch_tenant.session_id;
+    IF target.id IS NULL OR NOT trusted AND (
+           target.id IS DISTINCT FROM grownext.current_session() OR target.user_id IS DISTINCT FROM grownext.current_user_id()
+           OR caller ? 'act' OR caller ->> 'client_id' IS DISTINCT FROM target.client_id) THEN
+        PERFORM _grownext.session_ended();
+    END IF;
+    -- the member first, then the session, as member_remove() has it
+    tenant_role := _grownext.session_require_member(session_switch_tenant.tenant_id, target.user_id);
+    old_tenant := target.tenant_id;
+    target.tenant_id := session_switch_tenant.tenant_id;
+    answer := _grownext.session_access_token(target, tenant_role,
+        CASE WHEN NOT trusted THEN coalesce(caller ->> 'scope', '') END,
+        CASE WHEN NOT trusted THEN caller ->> 'aud' END);
+    UPDATE _grownext.session_session AS s SET tenant_id = session_switch_tenant.tenant_id
+     WHERE s.id = target.id AND s.revoked_at IS NULL AND s.expires_at > switched_at
+    RETURNING s.* INTO target;
+    IF NOT FOUND THEN
+        PERFORM _grownext.session_ended();
+    END IF;
+    PERFORM _grownext.audit_write('session.switched', 'session:' || target.id, target.tenant_id,
+        jsonb_build_object('tenant_id', old_tenant), jsonb_build_object('tenant_id', target.tenant_id, 'user_id', target.user_id));
+    PERFORM _grownext.core_event_emit('session.switched', target.tenant_id,
+        jsonb_build_object('session_id', target.id, 'user_id', target.user_id, 'previous_tenant_id', old_tenant));
+    RETURN answer || CASE WHEN trusted THEN
+        jsonb_build_object('refresh_token', _grownext.session_token_make(target.id, target.generation, target.counter)) ELSE '{}' END;
+END
+$$;
+COMMENT ON FUNCTION grownext.session_switch_tenant(uuid, uuid) IS 'Moves a session to another tenant of its user, or to none; tokens of the old tenant end at once.';
+
+CREATE OR REPLACE FUNCTION _grownext.session_ended() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'NX013', MESSAGE = 'session has ended',
+        DETAIL = 'It was revoked, it expired, or it does not exist here.';
+END
+$$;
+COMMENT ON FUNCTION _grownext.session_ended() IS 'Raises that a session has ended.';
 
 CREATE OR REPLACE FUNCTION grownext.session_revoke(id uuid, reason text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -240,25 +388,53 @@ COMMENT ON FUNCTION _grownext.session_member_removed() IS 'Trigger: ends the ses
 CREATE OR REPLACE TRIGGER session_member_removed AFTER DELETE ON _grownext.tenant_member
     FOR EACH ROW EXECUTE FUNCTION _grownext.session_member_removed();
 
+-- Tokens of an impersonation name no session of their subject.
+CREATE OR REPLACE TRIGGER session_user_out AFTER UPDATE ON _grownext.account_user
+    FOR EACH ROW WHEN (OLD.disabled_at IS NULL AND NEW.disabled_at IS NOT NULL)
+    EXECUTE FUNCTION _grownext.core_invalidate('session_marker_credential');
+ALTER TABLE _grownext.account_user ENABLE ALWAYS TRIGGER session_user_out;
+CREATE OR REPLACE TRIGGER session_user_gone AFTER DELETE OR TRUNCATE ON _grownext.account_user
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('session_marker_credential');
+ALTER TABLE _grownext.account_user ENABLE ALWAYS TRIGGER session_user_gone;
+CREATE OR REPLACE TRIGGER session_member_gone AFTER DELETE OR TRUNCATE ON _grownext.tenant_member
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('session_marker_credential');
+ALTER TABLE _grownext.tenant_member ENABLE ALWAYS TRIGGER session_member_gone;
+
 CREATE OR REPLACE VIEW grownext.session WITH (security_barrier) AS
 SELECT s.id, s.user_id, s.tenant_id, s.client_id, s.scope, s.acr, s.amr, s.auth_time, s.ip, s.user_agent, s.attributes,
-       s.created_at, s.last_refreshed_at, s.expires_at, s.revoked_at, s.revoke_reason
+       s.created_at, s.last_refreshed_at, s.expires_at, s.revoked_at, s.revoke_reason,
+       greatest(s.created_at, s.last_refreshed_at, u.used_at) AS last_used_at, s.attributes ->> 'device' AS device
   FROM _grownext.session_session AS s
+  LEFT JOIN _grownext.session_use AS u ON u.session_id = s.id
  WHERE (SELECT _grownext.core_caller_has('service') OR _grownext.core_caller_has('admin') OR _grownext.core_caller_has('auditor'))
     OR s.user_id = (SELECT grownext.current_user_id());
 COMMENT ON VIEW grownext.session IS 'Sessions; an end user sees only the own ones.';
 
--- Forgets sessions that ended a month ago, a thousand at a pass.
+-- Forgets, a thousand of a kind at a pass: sessions that expired a month ago, and what
+-- revoked or used tokens, assertions and secrets have expired.
 CREATE OR REPLACE FUNCTION _grownext.session_tick(now timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     forgotten int;
+    most int;
 BEGIN
     DELETE FROM _grownext.session_session AS s
      WHERE s.id IN (SELECT e.id FROM _grownext.session_session AS e
                      WHERE e.expires_at < session_tick.now - interval '30 days' LIMIT 1000 FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS most = ROW_COUNT;
+    DELETE FROM _grownext.session_revoked_token AS r
+     WHERE r.jti IN (SELECT e.jti FROM _grownext.session_revoked_token AS e
+                      WHERE e.expires_at < session_tick.now LIMIT 1000 FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS forgotten = ROW_COUNT;
-    RETURN session_tick.now + CASE WHEN forgotten = 1000 THEN interval '1 second' ELSE interval '1 hour' END;
+    most := greatest(most, forgotten);
+    DELETE FROM _grownext.session_assertion AS a
+     WHERE (a.client_id, a.digest) IN (SELECT e.client_id, e.digest FROM _grownext.session_assertion AS e
+                      WHERE e.expires_at < session_tick.now LIMIT 1000 FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS forgotten = ROW_COUNT;
+    most := greatest(most, forgotten);
+    DELETE FROM _grownext.session_client_secret AS x WHERE x.expires_at < session_tick.now;
+    DELETE FROM _grownext.session_client_failure AS f WHERE f.last_at < session_tick.now - interval '90 days';
+    RETURN session_tick.now + CASE WHEN most = 1000 THEN interval '1 second' ELSE interval '1 hour' END;
 END
 $$;
-COMMENT ON FUNCTION _grownext.session_tick(timestamptz) IS 'Forgets sessions that expired a month ago.';
+COMMENT ON FUNCTION _grownext.session_tick(timestamptz) IS 'Forgets sessions that expired a month ago, and expired tokens, assertions and secrets.';

@@ -1,31 +1,25 @@
 /*
  * src/session/session.c
- *	  Refresh tokens without rows, and the check that refuses an ended session.
+ *	  Refresh tokens without rows, and the settings of sessions.
  *
  * A refresh token is version, session, generation, counter and a MAC over them
  * under a key derived for that session and generation. Nothing of it is stored:
  * the row's counter says which token is the current one, so it can be handed out
  * again to a client that lost the answer, and a forged one fails before any row of
  * a session is read.
- *
- * Whether a session has ended is asked of its row, under the latest snapshot,
- * whenever a token that names it is about to be bound: a revocation counts from
- * the next statement on, in every backend, in a repeatable-read transaction too.
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "core/core.h"
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
-#include "jwt/jwt.h"
+#include "session/check.h"
 #include "session/session.h"
 
 GN_FUNCTION(gn_session_token_make);
@@ -150,58 +144,10 @@ gn_session_token_parse(PG_FUNCTION_ARGS)
 		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
-/* Whether the session goes on and is this subject's. */
-static bool
-session_lives(const pg_uuid_t *id, const char *subject)
-{
-	static GnQuery query = GN_QUERY("SELECT 1 FROM _grownext.session_session WHERE id "
-									"= $1 AND user_id::pg_catalog.text = $2 "
-									"AND revoked_at IS NULL AND expires_at > $3",
-									UUIDOID, TEXTOID, TIMESTAMPTZOID);
-	bool lives;
-	GnSpi spi;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	gn_spi_begin(&spi);
-	lives = gn_spi_execute(&query,
-						   (Datum[]){UUIDPGetDatum(id), CStringGetTextDatum(subject),
-									 TimestampTzGetDatum(gn_now())},
-						   NULL, true) == 1;
-	gn_spi_end(&spi);
-	PopActiveSnapshot();
-	return lives;
-}
-
-/*
- * Runs before a credential is bound. A foreign issuer's tokens, which a gateway
- * verified, may carry a sid that is none of ours.
- */
-static void
-check_session(const Jsonb *claims)
-{
-	char *sid = gn_claim_text(claims, "sid");
-	char *issuer;
-	const char *own;
-	char *subject;
-	pg_uuid_t id;
-
-	if (sid == NULL)
-		return;
-	issuer = gn_claim_text(claims, "iss");
-	own = gn_jwt_issuer();
-	if (issuer && (own == NULL || strcmp(issuer, own) != 0))
-		return;
-	subject = gn_claim_text(claims, "sub");
-	if (!gn_uuid_parse(sid, &id) || subject == NULL || !session_lives(&id, subject))
-		ereport(ERROR,
-				(errcode(GN_ERRCODE_SESSION_REVOKED), errmsg("session has ended"),
-				 errdetail("It was revoked, it expired, or it does not exist here.")));
-}
-
 static void
 session_init(void)
 {
-	gn_context_register_check(check_session);
+	gn_session_check_init();
 	DefineCustomIntVariable("grownext.session_idle_timeout",
 							"Time without a refresh after which a session ends.", NULL,
 							&idle_timeout, 14 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP,
