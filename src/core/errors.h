@@ -24,6 +24,7 @@
 	X(STEP_UP_REQUIRED, '0', '1', '5', 401, "a fresher or stronger login is needed")   \
 	X(KEY_UNAVAILABLE, '0', '1', '6', 503, "no usable key for the purpose")            \
 	X(MASTER_KEY_MISSING, '0', '1', '7', 503, "the master key is missing or another")  \
+	X(CLAIMS_HOOK_FAILED, '0', '1', '8', 500, "a profile's claims hook failed")        \
 	X(NOT_ENTITLED, '0', '2', '0', 403, "the tenant is not entitled to a feature")     \
 	X(QUOTA_EXCEEDED, '0', '2', '1', 402, "the quota of the period is used up")        \
 	X(SEAT_LIMIT, '0', '2', '2', 402, "no seat is left")                               \

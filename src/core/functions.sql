@@ -348,7 +348,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'at least one audience is needed, and none may be empty',
             HINT = 'Name who accepts your tokens, such as ARRAY[''https://api.example.com'']; the first is the default.';
     END IF;
-    PERFORM _grownext.core_check_options(options, '{"require_pre_request": "boolean"}');
+    PERFORM _grownext.core_check_options(options, '{"require_pre_request": "boolean", "endpoint_base": "string", "jwks_uri": "string", "scopes_supported": "array"}');
 
     identity := _grownext.core_identity_state();
     IF identity = 'not_set_up' THEN

@@ -49,15 +49,25 @@ DECLARE
     at_hand record;
     known int;
     wrong text[];
+    absent text[];
     missing text[];
     current_known boolean;
+    total bigint;
+    older bigint;
+    older_ids text[];
 BEGIN
     SELECT * INTO at_hand FROM _grownext.crypto_master_keys();
+    SELECT coalesce(sum(c.sealed), 0),
+           coalesce(sum(c.sealed) FILTER (WHERE c.master_key <> at_hand.ids[1]), 0),
+           array_agg(c.master_key ORDER BY c.master_key) FILTER (WHERE c.master_key <> at_hand.ids[1]),
+           array_agg(c.master_key ORDER BY c.master_key) FILTER (WHERE c.master_key <> ALL (at_hand.ids))
+      INTO total, older, older_ids, missing
+      FROM _grownext.crypto_sealed_counts() AS c;
     SELECT count(*),
            array_agg(k.id ORDER BY k.id) FILTER (WHERE h.id IS NOT NULL AND h.check_value <> k.check_value),
            array_agg(k.id ORDER BY k.id) FILTER (WHERE h.id IS NULL),
            coalesce(bool_or(h.place = 1 AND h.check_value = k.check_value), false)
-      INTO known, wrong, missing, current_known
+      INTO known, wrong, absent, current_known
       FROM _grownext.crypto_master_key AS k
       LEFT JOIN unnest(at_hand.ids, at_hand.check_values) WITH ORDINALITY AS h (id, check_value, place) USING (id);
 
@@ -71,10 +81,10 @@ BEGIN
     ELSIF known = 0 THEN
         RETURN NEXT ROW('crypto', 'master key', 'ok',
             format('"%s" from %s; nothing is sealed yet', at_hand.ids[1], at_hand.source), NULL, NULL)::grownext.status_item;
-    ELSIF cardinality(missing) = known THEN
+    ELSIF cardinality(absent) = known THEN
         RETURN NEXT ROW('crypto', 'master key', 'failed',
-            format('none of the keys at hand is known to this database, which needs "%s"', array_to_string(missing, '", "')),
-            format('Put the line "%s:..." back where keys come from (%s).', missing[1], at_hand.source), NULL)::grownext.status_item;
+            format('none of the keys at hand is known to this database, which needs "%s"', array_to_string(absent, '", "')),
+            format('Put the line "%s:..." back where keys come from (%s).', absent[1], at_hand.source), NULL)::grownext.status_item;
     ELSIF missing IS NOT NULL THEN
         RETURN NEXT ROW('crypto', 'master key', 'degraded',
             format('what was sealed under "%s" cannot be opened', array_to_string(missing, '", "')),
@@ -86,6 +96,19 @@ BEGIN
             (SELECT max(k.adopted_at) FROM _grownext.crypto_master_key AS k WHERE k.id = at_hand.ids[1]))::grownext.status_item;
     END IF;
 
+    -- Until all is sealed again, the old lines are needed.
+    IF at_hand.problem IS NOT NULL OR wrong IS NOT NULL THEN
+        NULL; -- the line above says it all
+    ELSIF older > 0 THEN
+        RETURN NEXT ROW('crypto', 'sealed values', 'degraded',
+            format('%s of %s are sealed under "%s", not under the current master key "%s"',
+                   older, total, array_to_string(older_ids, '", "'), at_hand.ids[1]),
+            'SELECT grownext.key_rewrap();', NULL)::grownext.status_item;
+    ELSIF total > 0 THEN
+        RETURN NEXT ROW('crypto', 'sealed values', 'ok',
+            format('all %s are sealed under the current master key "%s"', total, at_hand.ids[1]), NULL, NULL)::grownext.status_item;
+    END IF;
+
     -- A key that travels with every base backup protects nothing.
     IF at_hand.exposed THEN
         RETURN NEXT ROW('crypto', 'master key place', 'degraded',
@@ -94,4 +117,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION _grownext.crypto_status() IS 'Whether the master key is there and the right one.';
+COMMENT ON FUNCTION _grownext.crypto_status() IS 'Whether the master key is there and the right one, and whether all is sealed under it.';

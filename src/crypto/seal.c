@@ -29,6 +29,7 @@
 
 GN_FUNCTION(gn_crypto_master_key_adopt);
 GN_FUNCTION(gn_crypto_master_keys);
+GN_FUNCTION(gn_crypto_reseal);
 
 static GnQuery select_checks =
 	GN_QUERY_NOARGS("SELECT id, check_value FROM _grownext.crypto_master_key");
@@ -263,37 +264,107 @@ pg_attribute_noreturn() raise_unopened(const GnMasterKey *master, const char *pu
 			 errhint("Restore its row from a backup, or drop it and store it again.")));
 }
 
-uint8 *
-gn_open(const char *purpose, const bytea *sealed, size_t *len)
+typedef enum OpenResult
 {
-	const uint8 *header = (const uint8 *) VARDATA_ANY(sealed);
-	size_t size = VARSIZE_ANY_EXHDR(sealed);
-	size_t header_len = size >= 2 ? (size_t) header[1] + 2 : 0;
-	char id[GN_MASTER_KEY_ID_MAX + 1] = {0};
+	OPENED,
+	MALFORMED,
+	KEY_MISSING,
+	UNFIT /* another key of that id, or damaged */
+} OpenResult;
+
+/* A sealed value in the course of being opened. */
+typedef struct Sealed
+{
+	char id[GN_MASTER_KEY_ID_MAX + 1];
 	const GnMasterKey *master;
-	const uint8 *cipher;
-	uint8 *plain;
+	uint8 *plain; /* from gn_secret_alloc */
+	size_t len;
+} Sealed;
+
+static OpenResult
+try_open(const char *purpose, const bytea *value, Sealed *sealed)
+{
+	const uint8 *header = (const uint8 *) VARDATA_ANY(value);
+	size_t size = VARSIZE_ANY_EXHDR(value);
+	size_t header_len = size >= 2 ? (size_t) header[1] + 2 : 0;
+	const uint8 *cipher = header + header_len + NONCE_SIZE;
 	uint8 key[GN_KEY_SIZE];
 	bool done;
 
+	*sealed = (Sealed){0};
 	if (size < 2 || header[0] != SEAL_VERSION || header[1] > GN_MASTER_KEY_ID_MAX ||
 		size < header_len + NONCE_SIZE + TAG_SIZE)
+		return MALFORMED;
+	memcpy(sealed->id, header + 2, header[1]);
+	sealed->master = gn_master_key_find(sealed->id);
+	if (sealed->master == NULL)
+		return KEY_MISSING;
+	sealed->len = size - header_len - NONCE_SIZE - TAG_SIZE;
+	sealed->plain = gn_secret_alloc(Max(sealed->len, 1));
+	derive_key(sealed->master, purpose, key);
+	done = decrypt(key, header + header_len, header, (int) header_len, purpose, cipher,
+				   (int) sealed->len, cipher + sealed->len, sealed->plain);
+	gn_cleanse(key, sizeof(key));
+	return done ? OPENED : UNFIT;
+}
+
+uint8 *
+gn_open(const char *purpose, const bytea *value, size_t *len)
+{
+	Sealed sealed;
+	OpenResult result = try_open(purpose, value, &sealed);
+
+	if (result == MALFORMED)
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
 						errmsg("sealed value \"%s\" is damaged", purpose)));
-	memcpy(id, header + 2, header[1]);
-	master = gn_master_key_find(id);
-	if (master == NULL)
-		raise_missing_key(id);
-	*len = size - header_len - NONCE_SIZE - TAG_SIZE;
-	plain = gn_secret_alloc(Max(*len, 1));
-	cipher = header + header_len + NONCE_SIZE;
-	derive_key(master, purpose, key);
-	done = decrypt(key, header + header_len, header, (int) header_len, purpose, cipher,
-				   (int) *len, cipher + *len, plain);
-	gn_cleanse(key, sizeof(key));
-	if (!done)
-		raise_unopened(master, purpose);
-	return plain;
+	if (result == KEY_MISSING)
+		raise_missing_key(sealed.id);
+	if (result == UNFIT)
+		raise_unopened(sealed.master, purpose);
+	*len = sealed.len;
+	return sealed.plain;
+}
+
+/*
+ * SQL: _grownext.crypto_reseal(purpose text, sealed bytea, OUT resealed bytea, OUT
+ * problem text). One value that does not open must not keep the others from being
+ * sealed again, so it is no error here.
+ */
+Datum
+gn_crypto_reseal(PG_FUNCTION_ARGS)
+{
+	char *purpose = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Sealed sealed;
+	TupleDesc desc;
+	Datum values[2] = {0};
+	bool nulls[2] = {true, true};
+	const char *problem = NULL;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	switch (try_open(purpose, PG_GETARG_BYTEA_PP(1), &sealed))
+	{
+		case OPENED:
+			values[0] = PointerGetDatum(gn_seal(purpose, sealed.plain, sealed.len));
+			gn_cleanse(sealed.plain, sealed.len);
+			break;
+		case MALFORMED:
+			problem = "it is damaged";
+			break;
+		case KEY_MISSING:
+			problem = psprintf("master key \"%s\" is missing", sealed.id);
+			break;
+		case UNFIT:
+			problem = psprintf("it is damaged, or master key \"%s\" is another one",
+							   sealed.id);
+			break;
+	}
+	nulls[0] = problem != NULL;
+	nulls[1] = problem == NULL;
+	if (problem)
+		values[1] = CStringGetTextDatum(problem);
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /* SQL: _grownext.crypto_master_key_adopt(OUT id text, OUT adopted boolean) */

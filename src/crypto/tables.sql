@@ -34,3 +34,13 @@ CREATE TABLE _grownext.crypto_root (
 );
 COMMENT ON TABLE _grownext.crypto_root IS 'Root keys of this database, sealed under the master key.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.crypto_root', '');
+
+-- Where sealed values are, so that status() and key_rewrap() find all of them: whoever has
+-- such a column registers it. Not dumped: the functions' script writes it.
+CREATE TABLE _grownext.crypto_sealed (
+    relation    text NOT NULL,
+    column_name text NOT NULL,
+    purpose     text NOT NULL,
+    CONSTRAINT crypto_sealed_pkey PRIMARY KEY (relation, column_name)
+);
+COMMENT ON TABLE _grownext.crypto_sealed IS 'Columns that hold sealed values, with the expression that gives a row''s purpose.';

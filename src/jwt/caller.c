@@ -17,7 +17,7 @@
 #include "utils/jsonb.h"
 
 #include "core/core.h"
-#include "jwt/key.h"
+#include "jwt/profile.h"
 #include "jwt/token.h"
 
 GN_FUNCTION(gn_authenticate);

@@ -1,28 +1,22 @@
 /*
  * src/jwt/key.c
- *	  Signing keys and options of this database: cached, and never stale.
+ *	  Signing keys of this database, every one of them built and ready.
  *
- * A backend holds every key built and ready. Two markers tell it that the tables
- * changed; it then reads them under the latest snapshot, not the statement's: a
- * long statement or a repeatable-read transaction must not load a key that was
- * revoked after it began and keep it beyond its end. In parallel mode no new
- * snapshot may be taken, so what is loaded there is loaded again afterwards.
+ * cache.c says why they are never stale.
  */
 #include "postgres.h"
 
-#include "access/parallel.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
-#include "jwt/jwt.h"
+#include "jwt/cache.h"
 #include "jwt/key.h"
+#include "jwt/profile.h"
 
 #define UNIX_EPOCH_OFFSET                                                              \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC)
@@ -30,25 +24,17 @@
 GN_FUNCTION(gn_jwt_key_generate);
 
 static GnMarker key_marker = {.name = "jwt_marker_key"};
-static GnMarker option_marker = {.name = "core_marker_option"};
-
-typedef struct Cache
-{
-	GnMarker *marker;
-	void (*forget)(void); /* gives back what memory does not own */
-	uint64 generation;    /* of the marker; 0: nothing usable */
-	bool old_snapshot;    /* loaded in parallel mode */
-	MemoryContext memory;
-} Cache;
 
 static GnSigningKey *keys = NULL;
-static GnJwtOptions options;
 
 static void forget_keys(void);
-static void forget_options(void);
+static void load_keys(void);
 
-static Cache key_cache = {.marker = &key_marker, .forget = forget_keys};
-static Cache option_cache = {.marker = &option_marker, .forget = forget_options};
+static GnTableCache key_cache = {
+	.marker = &key_marker,
+	.forget = forget_keys,
+	.load = load_keys,
+};
 
 static const GnSigner *const signers[] = {&gn_signer_local, NULL};
 
@@ -56,158 +42,6 @@ void
 gn_jwt_cache_init(void)
 {
 	gn_marker_register(&key_marker);
-	gn_marker_register(&option_marker);
-}
-
-const char *
-gn_jwt_typ(const char *purpose)
-{
-	return strcmp(purpose, GN_PURPOSE_ACCESS) == 0 ? "at+jwt" : "JWT"; /* RFC 9068 */
-}
-
-/* True if the cache must be filled; it has been emptied then. */
-static bool
-begin_load(Cache *cache, uint64 *generation)
-{
-	*generation = gn_marker_generation(cache->marker);
-	if (cache->generation == *generation &&
-		(!cache->old_snapshot || IsInParallelMode()))
-		return false;
-	cache->generation = 0;
-	cache->forget();
-	if (cache->memory)
-		MemoryContextReset(cache->memory);
-	else
-		cache->memory = AllocSetContextCreate(TopMemoryContext, "grownext jwt",
-											  ALLOCSET_SMALL_SIZES);
-	return true;
-}
-
-static void
-push_snapshot(Cache *cache)
-{
-	cache->old_snapshot = IsInParallelMode();
-	PushActiveSnapshot(cache->old_snapshot ? GetActiveSnapshot() : GetLatestSnapshot());
-}
-
-static char *
-row_text(uint64 row, int column)
-{
-	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
-}
-
-static Jsonb *
-row_jsonb(uint64 row, int column)
-{
-	bool isnull;
-
-	return DatumGetJsonbP(
-		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull));
-}
-
-/* setup() writes a non-empty array of strings. */
-static void
-load_audiences(Jsonb *list)
-{
-	int count = JB_ROOT_IS_ARRAY(list) ? JB_ROOT_COUNT(list) : 0;
-
-	options.audiences =
-		MemoryContextAlloc(option_cache.memory, Max(count, 1) * sizeof(char *));
-	for (int i = 0; i < count; i++)
-	{
-		JsonbValue *value = getIthJsonbValueFromContainer(&list->root, i);
-
-		if (value->type != jbvString)
-			continue;
-		options.audiences[options.audience_count++] =
-			MemoryContextStrdup(option_cache.memory,
-								pnstrdup(value->val.string.val, value->val.string.len));
-	}
-}
-
-/* The plainest query there is: a fresh backend plans it before its first token. */
-static void
-load_options(void)
-{
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT name, value FROM _grownext.core_option");
-	uint64 rows = gn_spi_execute(&query, NULL, NULL, true);
-
-	for (uint64 row = 0; row < rows; row++)
-	{
-		char *name = row_text(row, 1);
-		JsonbValue value;
-
-		if (strcmp(name, "audiences") == 0)
-			load_audiences(row_jsonb(row, 2));
-		else if (strcmp(name, "issuer") == 0 &&
-				 JsonbExtractScalar(&row_jsonb(row, 2)->root, &value) &&
-				 value.type == jbvString)
-			options.issuer = MemoryContextStrdup(option_cache.memory,
-												 pnstrdup(value.val.string.val,
-														  value.val.string.len));
-	}
-}
-
-static void
-forget_options(void)
-{
-	options = (GnJwtOptions){0};
-}
-
-static void
-refresh_options(void)
-{
-	uint64 generation;
-	GnSpi spi;
-
-	if (!begin_load(&option_cache, &generation))
-		return;
-	push_snapshot(&option_cache);
-	gn_spi_begin(&spi);
-	load_options();
-	gn_spi_end(&spi);
-	PopActiveSnapshot();
-	option_cache.generation = generation;
-}
-
-const char *
-gn_jwt_issuer(void)
-{
-	refresh_options();
-	return options.issuer;
-}
-
-const GnJwtOptions *
-gn_jwt_options(void)
-{
-	refresh_options();
-	if (options.issuer == NULL || options.audience_count == 0)
-		ereport(ERROR,
-				(errcode(GN_ERRCODE_NOT_CONFIGURED),
-				 errmsg("no issuer and audience are set up in this database"),
-				 errhint("SELECT * FROM grownext.setup('https://auth.example.com', "
-						 "ARRAY['my-api']);")));
-	return &options;
-}
-
-/* The named audience if setup() allowed it, else the default one. */
-const char *
-gn_jwt_audience(const char *named)
-{
-	const GnJwtOptions *options = gn_jwt_options();
-
-	if (named == NULL)
-		return options->audiences[0];
-	for (int i = 0; i < options->audience_count; i++)
-	{
-		if (strcmp(options->audiences[i], named) == 0)
-			return options->audiences[i];
-	}
-	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("audience \"%s\" is not one of this platform's", named),
-					errhint("Allow it: SELECT * FROM grownext.setup(issuer, "
-							"audiences), all of them named.")));
 }
 
 static void
@@ -243,7 +77,7 @@ static void
 prepare_header(GnSigningKey *key)
 {
 	char *text = psprintf("{\"alg\":\"%s\",\"typ\":\"%s\",\"kid\":\"%s\"}",
-						  key->public.alg->name, gn_jwt_typ(key->purpose), key->kid);
+						  key->public.alg->name, gn_token_typ(key->purpose), key->kid);
 	size_t len = strlen(text);
 
 	key->header = MemoryContextAlloc(key_cache.memory, GN_BASE64URL_ENCODED_SIZE(len));
@@ -280,8 +114,8 @@ load_key(uint64 row)
 {
 	HeapTuple tuple = SPI_tuptable->vals[row];
 	TupleDesc desc = SPI_tuptable->tupdesc;
-	const GnJoseAlg *alg = gn_jose_alg(row_text(row, 3));
-	char *provider = row_text(row, 5);
+	const GnJoseAlg *alg = gn_jose_alg(gn_row_text(row, 3));
+	char *provider = gn_row_text(row, 5);
 	Jsonb *public_jwk;
 	GnSigningKey *key;
 	bool isnull;
@@ -292,9 +126,10 @@ load_key(uint64 row)
 	key = MemoryContextAllocZero(key_cache.memory, sizeof(*key));
 	key->next = keys;
 	keys = key;
-	strlcpy(key->kid, row_text(row, 1), sizeof(key->kid));
-	strlcpy(key->purpose, row_text(row, 2), sizeof(key->purpose));
-	key->state = parse_state(row_text(row, 4));
+	strlcpy(key->kid, gn_row_text(row, 1), sizeof(key->kid));
+	strlcpy(key->purpose, gn_row_text(row, 2), sizeof(key->purpose));
+	key->state = parse_state(gn_row_text(row, 4));
+	key->provider = MemoryContextStrdup(key_cache.memory, provider);
 	for (int i = 0; signers[i]; i++)
 		if (strcmp(signers[i]->name, provider) == 0)
 			key->signer = signers[i];
@@ -308,38 +143,28 @@ load_key(uint64 row)
 	}
 	datum = SPI_getbinval(tuple, desc, 8, &isnull);
 	key->accepted_until = isnull ? DT_NOBEGIN : DatumGetTimestampTz(datum);
-	public_jwk = row_jsonb(row, 6);
+	public_jwk = gn_row_jsonb(row, 6);
 	build_public(key, alg, gn_claim_text(public_jwk, "x"),
 				 gn_claim_text(public_jwk, "y"));
 	prepare_header(key);
 }
 
 static void
-refresh_keys(void)
+load_keys(void)
 {
 	static GnQuery query = GN_QUERY_NOARGS(
 		"SELECT kid, purpose, alg, state, provider, public_jwk, sealed, "
 		"accepted_until FROM _grownext.jwt_key");
-	uint64 generation;
-	uint64 rows;
-	GnSpi spi;
+	uint64 rows = gn_spi_execute(&query, NULL, NULL, true);
 
-	if (!begin_load(&key_cache, &generation))
-		return;
-	push_snapshot(&key_cache);
-	gn_spi_begin(&spi);
-	rows = gn_spi_execute(&query, NULL, NULL, true);
 	for (uint64 row = 0; row < rows; row++)
 		load_key(row);
-	gn_spi_end(&spi);
-	PopActiveSnapshot();
-	key_cache.generation = generation;
 }
 
 GnSigningKey *
 gn_jwt_key_find(const char *kid)
 {
-	refresh_keys();
+	gn_table_cache_refresh(&key_cache);
 	for (GnSigningKey *key = keys; key; key = key->next)
 	{
 		if (strcmp(key->kid, kid) == 0)
@@ -351,7 +176,7 @@ gn_jwt_key_find(const char *kid)
 GnSigningKey *
 gn_jwt_key_active(const char *purpose)
 {
-	refresh_keys();
+	gn_table_cache_refresh(&key_cache);
 	for (GnSigningKey *key = keys; key; key = key->next)
 	{
 		if (key->state == GN_KEY_ACTIVE && strcmp(key->purpose, purpose) == 0)

@@ -1,5 +1,5 @@
-/* src/jwt/key.h -- signing keys and options of this database, cached per backend;
- * private to jwt */
+/* src/jwt/key.h -- signing keys of this database, cached per backend; private
+ * to jwt */
 #ifndef GN_JWT_KEY_H
 #define GN_JWT_KEY_H
 
@@ -43,6 +43,7 @@ struct GnSigningKey
 	GnKeyState state;
 	TimestampTz accepted_until; /* of a retiring key */
 	GnJoseKey public;
+	const char *provider;
 	const GnSigner *signer; /* NULL: this library has none of that name */
 	bool opened;
 	GnJoseKey private;      /* of the local signer */
@@ -51,19 +52,7 @@ struct GnSigningKey
 	size_t header_len;
 };
 
-typedef struct GnJwtOptions
-{
-	char *issuer; /* NULL before setup() */
-	int audience_count;
-	char **audiences; /* the first is the default */
-} GnJwtOptions;
-
 extern void gn_jwt_cache_init(void);
-
-/* As of now; valid until the next call. Raises NX003 before setup(). */
-extern const GnJwtOptions *gn_jwt_options(void);
-/* The named audience if setup() allowed it, else raises; the default one for NULL. */
-extern const char *gn_jwt_audience(const char *named);
 
 /* Microseconds since 1970, by the wall clock. */
 extern int64 gn_jwt_unix_now(void);
@@ -71,9 +60,5 @@ extern int64 gn_jwt_unix_now(void);
 /* Keys as of now, valid until the next call of either; NULL when there is none. */
 extern GnSigningKey *gn_jwt_key_find(const char *kid);
 extern GnSigningKey *gn_jwt_key_active(const char *purpose);
-
-/* Tokens of other purposes than this one must not pass for access tokens. */
-#define GN_PURPOSE_ACCESS "access"
-extern const char *gn_jwt_typ(const char *purpose);
 
 #endif

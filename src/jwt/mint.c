@@ -21,12 +21,10 @@
 #include "jwt/base64url.h"
 #include "jwt/jose.h"
 #include "jwt/key.h"
+#include "jwt/profile.h"
 #include "jwt/token.h"
 
 #define MINT_MAX_TOKEN 8192
-#define DEFAULT_TTL (15 * SECS_PER_MINUTE)
-/* key_rotate() accepts a retired key's tokens for an hour more than this. */
-#define MAX_TTL (24 * SECS_PER_HOUR)
 
 GN_FUNCTION(gn_jwt_mint);
 GN_FUNCTION(gn_jwt_issue);
@@ -57,7 +55,7 @@ pg_attribute_noreturn() refuse_claim(const char *message, const char *name)
 
 /* What could not be verified again must not be minted: see gn_json_parse. */
 static void
-check_claim_values(Jsonb *claims, bool platform)
+check_claim_values(Jsonb *claims, const GnTokenProfile *profile, bool platform)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(&claims->root);
 	JsonbIteratorToken token;
@@ -80,6 +78,9 @@ check_claim_values(Jsonb *claims, bool platform)
 			if (name_in(&value, reserved_claims) ||
 				(!platform && name_in(&value, bound_claims)))
 				refuse_claim("claim \"%s\" is reserved",
+							 pnstrdup(value.val.string.val, value.val.string.len));
+			if (!platform && !gn_token_claim_allowed(profile, &value))
+				refuse_claim("claim \"%s\" is not one that the profile allows",
 							 pnstrdup(value.val.string.val, value.val.string.len));
 		}
 		else if (value.type == jbvNumeric && (token == WJB_VALUE || token == WJB_ELEM))
@@ -135,18 +136,29 @@ check_uuid_claim(const Jsonb *claims, const char *name)
 		refuse_claim("claim \"%s\" is not a uuid", name);
 }
 
+static char *
+span_text(int64 seconds)
+{
+	if (seconds % SECS_PER_HOUR != 0)
+		return psprintf(INT64_FORMAT " seconds", seconds);
+	return seconds == SECS_PER_HOUR
+			   ? pstrdup("1 hour")
+			   : psprintf(INT64_FORMAT " hours", seconds / SECS_PER_HOUR);
+}
+
 static int64
-resolve_ttl(const Interval *ttl)
+resolve_ttl(const Interval *ttl, const GnTokenProfile *profile)
 {
 	int64 seconds;
 
 	if (ttl == NULL)
-		return DEFAULT_TTL;
+		return profile->ttl;
 	seconds = ttl->time / USECS_PER_SEC + (int64) ttl->day * SECS_PER_DAY +
 			  (int64) ttl->month * DAYS_PER_MONTH * SECS_PER_DAY;
-	if (seconds <= 0 || seconds > MAX_TTL)
+	if (seconds <= 0 || seconds > profile->max_ttl)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("a token's ttl must be between 1 second and 24 hours")));
+						errmsg("a token's ttl must be between 1 second and %s",
+							   span_text(profile->max_ttl))));
 	return seconds;
 }
 
@@ -155,7 +167,15 @@ active_key(const char *purpose)
 {
 	GnSigningKey *key = gn_jwt_key_active(purpose);
 
-	if (key == NULL || key->signer == NULL)
+	if (key && key->signer == NULL)
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+				 errmsg("signing key \"%s\" is held by provider \"%s\", which this "
+						"library does not have",
+						key->kid, key->provider),
+				 errhint("SELECT grownext.key_rotate(%s, force => true);",
+						 quote_literal_cstr(purpose))));
+	if (key == NULL)
 		ereport(ERROR,
 				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
 				 errmsg("there is no active signing key for purpose \"%s\"", purpose),
@@ -165,7 +185,7 @@ active_key(const char *purpose)
 }
 
 static void
-append_payload(StringInfo payload, const GnJwtOptions *options, const char *subject,
+append_payload(StringInfo payload, const char *issuer, const char *subject,
 			   const char *audience, int64 ttl, Jsonb *claims, const char *purpose)
 {
 	int64 issued = gn_jwt_unix_now() / USECS_PER_SEC;
@@ -175,7 +195,7 @@ append_payload(StringInfo payload, const GnJwtOptions *options, const char *subj
 	gn_random(id, sizeof(id));
 	gn_base64url_encode(id, sizeof(id), id_text);
 	appendStringInfoString(payload, "{\"iss\":");
-	escape_json(payload, options->issuer);
+	escape_json(payload, issuer);
 	appendStringInfoString(payload, ",\"sub\":");
 	escape_json(payload, subject);
 	appendStringInfoString(payload, ",\"aud\":");
@@ -233,37 +253,63 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 	return token;
 }
 
+/* The claims of a token: those asked for, and those that the profile's hook adds. */
+static Jsonb *
+resolve_claims(const char *purpose, const char *subject, Jsonb *claims, bool platform)
+{
+	const GnTokenProfile *profile = gn_token_profile(purpose);
+	Jsonb *added;
+
+	if (claims)
+	{
+		if (!JB_ROOT_IS_OBJECT(claims))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("claims must be a JSON object")));
+		check_claim_values(claims, profile, platform);
+		check_uuid_claim(claims, "tenant_id");
+		check_uuid_claim(claims, "sid");
+		if (!platform && strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
+			check_role_claim(claims);
+	}
+	if (profile->hook.schema == NULL)
+		return claims;
+	if (claims == NULL)
+		claims = gn_jsonb_from_text("{}");
+	added = gn_claims_hook_run(&(GnClaimsHook){pstrdup(profile->hook.schema),
+											   pstrdup(profile->hook.name),
+											   pstrdup(profile->hook.owner)},
+							   subject, claims);
+	if (added == NULL)
+		return claims;
+	/* the hook may have changed anything, and the cached profile with it */
+	check_claim_values(added, gn_token_profile(purpose), false);
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(claims),
+											  JsonbPGetDatum(added)));
+}
+
 /* platform: sessions and impersonations may say what callers may not. */
 static Datum
 mint(FunctionCallInfo fcinfo, bool platform)
 {
-	const GnJwtOptions *options = gn_jwt_options();
 	char *subject = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Jsonb *claims = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
-	const char *audience =
-		gn_jwt_audience(PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)));
-	int64 ttl = resolve_ttl(PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3));
+	char *audience = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Interval *ttl = PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3);
 	char *purpose = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
+	const GnTokenProfile *profile;
 	GnSigningKey *key;
 	StringInfoData payload;
 
 	if (subject == NULL || *subject == '\0' || purpose == NULL)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("a token needs a subject and a purpose")));
-	if (claims)
-	{
-		if (!JB_ROOT_IS_OBJECT(claims))
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("claims must be a JSON object")));
-		check_claim_values(claims, platform);
-		check_uuid_claim(claims, "tenant_id");
-		check_uuid_claim(claims, "sid");
-		if (!platform && strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
-			check_role_claim(claims);
-	}
-	key = active_key(purpose);
+	claims = resolve_claims(purpose, subject, claims, platform);
+	profile = gn_token_profile(purpose);
 	initStringInfo(&payload);
-	append_payload(&payload, options, subject, audience, ttl, claims, purpose);
+	append_payload(&payload, profile->issuer, subject,
+				   gn_token_audience(profile, audience), resolve_ttl(ttl, profile),
+				   claims, purpose);
+	key = active_key(purpose);
 	PG_RETURN_TEXT_P(sign_token(key, &payload));
 }
 

@@ -18,6 +18,7 @@
 #include "jwt/jose.h"
 #include "jwt/jwt.h"
 #include "jwt/key.h"
+#include "jwt/profile.h"
 #include "jwt/token.h"
 
 GN_FUNCTION(gn_jwt_verify);
@@ -29,26 +30,29 @@ typedef struct Expectation
 	const char *audience;
 	const char *issuer;
 	const char *purpose;
+	const char *typ;
 } Expectation;
 
 static Expectation
 expectation(const char *audience, const char *issuer, const char *purpose)
 {
-	const GnJwtOptions *options = gn_jwt_options();
+	const GnTokenProfile *profile;
 
-	if (issuer && strcmp(issuer, options->issuer) != 0)
+	if (purpose == NULL)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a token's purpose must be named")));
+	profile = gn_token_profile(purpose);
+	if (issuer && strcmp(issuer, profile->issuer) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("issuer \"%s\" is not trusted here", issuer),
 				 errhint(
 					 "Only tokens of this platform's own issuer can be verified.")));
-	if (purpose == NULL)
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("a token's purpose must be named")));
 	return (Expectation){
-		.audience = gn_jwt_audience(audience),
-		.issuer = options->issuer,
+		.audience = gn_token_audience(profile, audience),
+		.issuer = profile->issuer,
 		.purpose = purpose,
+		.typ = profile->typ,
 	};
 }
 
@@ -62,7 +66,7 @@ typedef struct Candidate
 } Candidate;
 
 static GnJoseError
-check_signature(Candidate *candidate, const char *purpose)
+check_signature(Candidate *candidate, const Expectation *expected)
 {
 	GnJws *jws = &candidate->jws;
 	GnSigningKey *key = gn_jwt_key_find(jws->kid);
@@ -75,8 +79,8 @@ check_signature(Candidate *candidate, const char *purpose)
 		return GN_JOSE_UNKNOWN_KEY;
 	if (strcmp(jws->alg, key->public.alg->name) != 0)
 		return GN_JOSE_ALGORITHM;
-	if (strcmp(key->purpose, purpose) != 0 ||
-		pg_strcasecmp(jws->typ, gn_jwt_typ(purpose)) != 0)
+	if (strcmp(key->purpose, expected->purpose) != 0 ||
+		pg_strcasecmp(jws->typ, expected->typ) != 0)
 		return GN_JOSE_TYPE;
 	if (!gn_jose_verify(&key->public, jws->input, jws->input_len, jws->signature,
 						jws->signature_len))
@@ -102,7 +106,7 @@ verify(const text *token, const Expectation *expected, Candidate *candidate)
 	error = gn_jws_parse(&candidate->jws, VARDATA_ANY(token), len, palloc(len + 1));
 	candidate->decoded = error == GN_JOSE_OK;
 	if (error == GN_JOSE_OK)
-		error = check_signature(candidate, expected->purpose);
+		error = check_signature(candidate, expected);
 	if (error == GN_JOSE_OK)
 		error =
 			gn_claims_check(candidate->jws.payload, candidate->jws.payload_len, &rules);
@@ -195,6 +199,7 @@ static void
 jwt_init(void)
 {
 	gn_jwt_cache_init();
+	gn_token_profile_init();
 	if (gn_preloaded)
 		gn_jose_prepare();
 }
@@ -202,4 +207,5 @@ jwt_init(void)
 const GnComponent gn_jwt_component = {
 	.name = "jwt",
 	.init = jwt_init,
+	.tick = "SELECT _grownext.jwt_tick($1)",
 };

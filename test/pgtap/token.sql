@@ -40,7 +40,7 @@ SELECT is(p.proparallel::text, 's', format('grownext.%s is parallel safe', p.pro
   FROM pg_proc AS p WHERE p.pronamespace = 'grownext'::regnamespace AND p.proname IN ('jwt_verify', 'jwt_inspect', 'jws_verify', 'jwk_thumbprint') ORDER BY p.proname;
 
 SELECT columns_are('grownext', 'secret', ARRAY['name', 'set_at', 'previous_until']);
-SELECT columns_are('grownext', 'signing_key', ARRAY['kid', 'purpose', 'alg', 'state', 'provider', 'public_jwk', 'created_at', 'published_at', 'activated_at', 'retired_at', 'revoked_at']);
+SELECT columns_are('grownext', 'signing_key', ARRAY['kid', 'purpose', 'alg', 'state', 'provider', 'public_jwk', 'created_at', 'published_at', 'activated_at', 'retired_at', 'revoked_at', 'accepted_until']);
 SELECT columns_are('grownext', 'user_account', ARRAY['id', 'email', 'name', 'external_id', 'attributes', 'created_at', 'updated_at', 'disabled_at']);
 SELECT columns_are('grownext', 'session', ARRAY['id', 'user_id', 'tenant_id', 'client_id', 'scope', 'acr', 'amr', 'auth_time', 'ip', 'user_agent', 'attributes', 'created_at', 'last_refreshed_at', 'expires_at', 'revoked_at', 'revoke_reason']);
 
