@@ -33,11 +33,11 @@ static const char recovery_alphabet[] = "abcdefghjkmnpqrstuvwxyz023456789";
 StaticAssertDecl(sizeof(recovery_alphabet) == 32 + 1,
 				 "five bits choose a character of a recovery code");
 
-/* What a factor's secret is sealed for. */
+/* What a factor's secret is sealed for; totp.sql registers the same for rewrapping. */
 static char *
 seal_purpose(const pg_uuid_t *factor)
 {
-	return psprintf("account totp %s", gn_uuid_text(factor));
+	return psprintf("account_totp %s", gn_uuid_text(factor));
 }
 
 static const GnTotpAlgorithm *

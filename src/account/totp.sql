@@ -16,6 +16,8 @@ CREATE OR REPLACE FUNCTION _grownext.account_recovery_hash(factor uuid, code tex
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_account_recovery_hash';
 COMMENT ON FUNCTION _grownext.account_recovery_hash(uuid, text) IS 'The keyed hash of a recovery code however it is typed; NULL for what cannot be one.';
 
+SELECT _grownext.crypto_sealed_register('_grownext.account_totp', 'sealed', '''account_totp '' || id');
+
 -- An end user acts for the own account, and nobody on his behalf: who impersonates a
 -- user must not take the account over. To change a factor that counts, it has to be used.
 CREATE OR REPLACE FUNCTION _grownext.account_check_own(user_id uuid, changes boolean) RETURNS void
@@ -25,7 +27,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'user_id must not be null';
     ELSIF _grownext.core_caller_has('service') OR _grownext.core_caller_has('admin') THEN
         RETURN;
-    ELSIF user_id IS DISTINCT FROM grownext.current_user_id() OR grownext.current_actor() IS DISTINCT FROM grownext.current_subject() THEN
+    ELSIF user_id IS DISTINCT FROM grownext.current_user_id() OR grownext.claims() ? 'act' THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = 'permission denied for the second factor of another user';
     ELSIF changes AND EXISTS (SELECT FROM _grownext.account_totp AS f

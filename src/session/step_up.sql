@@ -42,34 +42,39 @@ BEGIN
     IF wanted IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'NX010', MESSAGE = 'no session is named and the caller has none',
             HINT = 'Pass session_id, or bind a caller first with grownext.authenticate(token).';
-    ELSIF NOT trusted AND (wanted IS DISTINCT FROM grownext.current_session()
-                           OR grownext.current_actor() IS DISTINCT FROM grownext.current_subject()) THEN
+    ELSIF NOT trusted AND (wanted IS DISTINCT FROM grownext.current_session() OR grownext.claims() ? 'act') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'permission denied to step up another session';
     END IF;
     SELECT s.* INTO found FROM _grownext.session_session AS s
      WHERE s.id = wanted AND s.revoked_at IS NULL AND s.expires_at > _grownext.core_now()
-       AND (trusted OR s.user_id = grownext.current_user_id());
+       AND (trusted OR s.user_id = grownext.current_user_id() AND s.client_id = grownext.claim('client_id'));
     RETURN found;
 END
 $$;
 COMMENT ON FUNCTION _grownext.session_to_raise(uuid) IS 'The session that the caller may step up, NULLs if it has ended.';
 
--- The level first, then the token that says so.
+-- An end user gets a token with the scope and the audience of the one at hand, and no
+-- refresh token, as in session_switch_tenant().
 CREATE OR REPLACE FUNCTION _grownext.session_raised(target _grownext.session_session, acr text, amr text[]) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    trusted CONSTANT boolean := _grownext.core_caller_has('service') OR _grownext.core_caller_has('admin');
+    caller CONSTANT jsonb := grownext.claims();
     tenant_role text;
     raised _grownext.session_session;
 BEGIN
-    tenant_role := _grownext.tenant_role_of(target.tenant_id, target.user_id);
+    -- the member first, then the session, as member_remove() has it
+    tenant_role := _grownext.session_tenant_role(target.tenant_id, target.user_id);
     IF target.tenant_id IS NOT NULL AND tenant_role IS NULL THEN
         RETURN _grownext.session_refusal('the user is no member of the tenant, or the tenant is not active');
     END IF;
     raised := _grownext.session_raise(target.id, acr, amr);
-    IF raised.id IS NULL THEN
-        RETURN _grownext.session_refusal('the session has ended');
+    IF raised.id IS NULL OR raised.tenant_id IS DISTINCT FROM target.tenant_id THEN
+        PERFORM _grownext.session_ended();
     END IF;
-    RETURN _grownext.session_answer(raised, tenant_role) - 'refresh_token';
+    RETURN _grownext.session_access_token(raised, tenant_role,
+        CASE WHEN NOT trusted THEN coalesce(caller ->> 'scope', '') END,
+        CASE WHEN NOT trusted THEN caller ->> 'aud' END);
 END
 $$;
 COMMENT ON FUNCTION _grownext.session_raised(_grownext.session_session, text, text[]) IS 'Raises a session and returns an access token of it, or a refusal.';
