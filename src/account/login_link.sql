@@ -104,14 +104,6 @@ DECLARE
     owner uuid;
     link uuid;
 BEGIN
-    IF ip IS NOT NULL THEN
-        verdict := _grownext.core_failure_check('login_link_redeem', _grownext.account_ip_key(ip));
-        IF NOT verdict.allowed THEN
-            refusal := 'locked';
-            retry_at := verdict.retry_at;
-            RETURN;
-        END IF;
-    END IF;
     hash := _grownext.account_login_hash(token);
     refusal := 'invalid';
     -- The user before the link, as login_link_create() locks them.
@@ -122,8 +114,14 @@ BEGIN
         SELECT u.id INTO user_id FROM _grownext.account_user AS u WHERE u.id = owner AND u.disabled_at IS NULL;
     END IF;
     IF user_id IS NULL THEN
+        -- Nobody guesses 256 bits, so a good token is never refused for the failures of others
+        -- behind the same address: mail scanners and double clicks make many.
         IF ip IS NOT NULL THEN
             verdict := _grownext.core_failure_note('login_link_redeem', _grownext.account_ip_key(ip));
+            IF NOT verdict.allowed THEN
+                refusal := 'limited';
+                retry_at := verdict.retry_at;
+            END IF;
         END IF;
         RETURN;
     END IF;

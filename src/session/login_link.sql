@@ -20,7 +20,7 @@ BEGIN
     END IF;
     -- an assignment, for the parameters of statements reach logs (auto_explain)
     outcome := _grownext.account_login_link_use(login_link_redeem.token, (given ->> 'ip')::inet);
-    IF outcome.refusal = 'locked' THEN
+    IF outcome.refusal = 'limited' THEN
         RETURN _grownext.session_retry(outcome.retry_at);
     ELSIF outcome.refusal IS NOT NULL THEN
         RETURN _grownext.session_refusal('the login link is not valid');
