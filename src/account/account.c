@@ -41,7 +41,7 @@ account_init(void)
 							&link_limit, 5, 1, 10000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"grownext.account_totp_limit",
-		"Wrong codes of a user's second factor in a day, the last before it locks.",
+		"Attempts with wrong codes of a user's second factor in a day.",
 		"Beside grownext.failure_limit, which holds for shorter times.", &totp_limit,
 		50, 1, 10000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
