@@ -25,7 +25,8 @@ SHLIB_LINK  = $(shell pkg-config --libs $(PKGS))
 REGRESS        = $(sort $(basename $(notdir $(wildcard $(srcdir)/sql/*.sql))))
 REGRESS_OPTS   = --temp-instance=tmp_check --temp-config=$(srcdir)/test/grownext.conf --dbname=contrib_regression
 ISOLATION      = $(sort $(basename $(notdir $(wildcard $(srcdir)/test/isolation/specs/*.spec))))
-ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation --temp-instance=tmp_check_iso --temp-config=$(srcdir)/test/grownext.conf
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation --temp-instance=tmp_check_iso --temp-config=$(srcdir)/test/grownext.conf \
+    --temp-config=$(srcdir)/test/isolation/isolation.conf
 
 # Built in another directory (make -f /path/to/Makefile), sources are found here.
 ifneq ($(srcdir),$(CURDIR))

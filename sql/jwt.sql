@@ -203,7 +203,7 @@ SELECT grownext.key_rotate() IS NOT NULL AS rotated;
 SELECT state FROM _grownext.jwt_status();
 
 -- what cannot be made
-SELECT grownext.key_create('RS256');
+SELECT grownext.key_create('RS1');
 SELECT grownext.key_create('none');
 SELECT grownext.key_create(purpose => 'Not A Purpose');
 SELECT grownext.key_create(provider => 'pkcs11');

@@ -166,13 +166,13 @@ GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_admin, grownext_servi
 -- jwt: keys are administered, tokens are minted by trusted back ends, public keys are public
 GRANT EXECUTE ON FUNCTION
     grownext.key_create(text, text, text, jsonb), grownext.key_rotate(text, boolean), grownext.key_revoke(text, text),
-    grownext.key_rewrap(int),
+    grownext.key_import(text, text), grownext.key_rewrap(int),
     grownext.key_policy_define(text, jsonb), grownext.token_profile_define(text, jsonb)
     TO grownext_admin;
 GRANT SELECT ON grownext.signing_key, grownext.key_policy, grownext.token_profile
     TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT EXECUTE ON FUNCTION
-    grownext.jwt_mint(text, jsonb, text, interval, text),
+    grownext.jwt_mint(text, jsonb, text, interval, text), grownext.jws_sign(bytea, jsonb, jsonb),
     grownext.act_as(text, uuid, jsonb, text)
     TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION

@@ -87,6 +87,15 @@ gn_claim_text(const Jsonb *claims, const char *path)
 	}
 }
 
+static int
+hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 /* Only the canonical form, 8-4-4-4-12 hexadecimal digits: ids are compared as text
  * outside. */
 bool
@@ -98,20 +107,20 @@ gn_uuid_parse(const char *text, pg_uuid_t *uuid)
 		return false;
 	for (int i = 0; i < 36;)
 	{
+		int high;
+		int low;
+
 		if (i == 8 || i == 13 || i == 18 || i == 23)
 		{
 			if (text[i++] != '-')
 				return false;
 			continue;
 		}
-		if (!isxdigit((unsigned char) text[i]) ||
-			!isxdigit((unsigned char) text[i + 1]))
+		high = hex_digit(text[i]);
+		low = hex_digit(text[i + 1]);
+		if (high < 0 || low < 0)
 			return false;
-		{
-			char digits[3] = {text[i], text[i + 1], '\0'};
-
-			uuid->data[byte++] = (unsigned char) strtoul(digits, NULL, 16);
-		}
+		uuid->data[byte++] = (unsigned char) (high << 4 | low);
 		i += 2;
 	}
 	return true;

@@ -90,8 +90,8 @@ gn_extension_oid(void)
 
 /* The library runs with the SQL of earlier versions, so that an upgrade of many
  * databases can take its time. */
-static void
-check_sql_version(void)
+void
+gn_require_sql_version(void)
 {
 	uint64 generation;
 	char *version;
@@ -126,7 +126,7 @@ gn_extension_owner(void)
 	HeapTuple tuple;
 	Oid owner;
 
-	check_sql_version();
+	gn_require_sql_version();
 	namespace = get_namespace_oid("_grownext", true);
 	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
 	if (!HeapTupleIsValid(tuple))

@@ -57,6 +57,9 @@ gn_spi_execute(GnQuery *query, const Datum *values, const char *nulls, bool read
  * library. */
 extern Oid gn_extension_owner(void);
 
+/* Raises as that does; costs nothing once it was found to be so. */
+extern void gn_require_sql_version(void);
+
 /* Its OID in this database, or InvalidOid. */
 extern Oid gn_extension_oid(void);
 

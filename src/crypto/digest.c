@@ -1,6 +1,6 @@
 /*
  * src/crypto/digest.c
- *	  Digests, key derivation, random bytes.
+ *	  Digests and key derivation.
  *
  * Thin over libcrypto, whose failures here can only mean that it is broken or out
  * of memory: they raise. HKDF is written out over HMAC (RFC 5869), because a
@@ -9,10 +9,10 @@
  */
 #include "postgres.h"
 
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <openssl/rand.h>
+#include <openssl/params.h>
 
 #include "crypto/crypto.h"
 
@@ -26,20 +26,46 @@ require_libcrypto(bool done, const char *what)
 						errmsg("libcrypto failed: %s", what)));
 }
 
+/* Fetched once, and the contexts used again: an implicit fetch takes longer than the
+ * digest of a token. */
 void
 gn_sha256(const void *data, size_t len, uint8 digest[GN_SHA256_SIZE])
 {
-	require_libcrypto(EVP_Digest(data, len, digest, NULL, EVP_sha256(), NULL) == 1,
+	static EVP_MD *md = NULL;
+	static EVP_MD_CTX *ctx = NULL;
+
+	if (md == NULL)
+		md = EVP_MD_fetch(NULL, "SHA256", NULL);
+	if (ctx == NULL)
+		ctx = EVP_MD_CTX_new();
+	require_libcrypto(md && ctx && EVP_DigestInit_ex2(ctx, md, NULL) == 1 &&
+						  EVP_DigestUpdate(ctx, data, len) == 1 &&
+						  EVP_DigestFinal_ex(ctx, digest, NULL) == 1,
 					  "SHA-256");
 }
 
+/* The context is freed, so that no key outlives its call. */
 void
 gn_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
 			   uint8 mac[GN_SHA256_SIZE])
 {
-	require_libcrypto(HMAC(EVP_sha256(), key, (int) key_len, data, len, mac, NULL) !=
-						  NULL,
-					  "HMAC-SHA-256");
+	static EVP_MAC *hmac = NULL;
+	static char digest[] = "SHA256";
+	OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
+															digest, 0),
+						   OSSL_PARAM_construct_end()};
+	EVP_MAC_CTX *ctx;
+	size_t mac_len;
+	bool done;
+
+	if (hmac == NULL)
+		hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+	ctx = hmac ? EVP_MAC_CTX_new(hmac) : NULL;
+	done = ctx && EVP_MAC_init(ctx, key, key_len, params) == 1 &&
+		   EVP_MAC_update(ctx, data, len) == 1 &&
+		   EVP_MAC_final(ctx, mac, &mac_len, GN_SHA256_SIZE) == 1;
+	EVP_MAC_CTX_free(ctx);
+	require_libcrypto(done, "HMAC-SHA-256");
 }
 
 void
@@ -72,12 +98,6 @@ gn_hkdf_sha256(const void *secret, size_t secret_len, const void *salt, size_t s
 	gn_cleanse(prk, sizeof(prk));
 	gn_cleanse(block, sizeof(block));
 	gn_cleanse(message, sizeof(message));
-}
-
-void
-gn_random(void *out, size_t len)
-{
-	require_libcrypto(RAND_bytes(out, (int) len) == 1, "random bytes");
 }
 
 bool

@@ -83,8 +83,8 @@ BEGIN
             format('"%s" from %s; nothing is sealed yet', at_hand.ids[1], at_hand.source), NULL, NULL)::grownext.status_item;
     ELSIF cardinality(absent) = known THEN
         RETURN NEXT ROW('crypto', 'master key', 'failed',
-            format('none of the keys at hand is known to this database, which needs "%s"', array_to_string(absent, '", "')),
-            format('Put the line "%s:..." back where keys come from (%s).', absent[1], at_hand.source), NULL)::grownext.status_item;
+            format('none of the keys at hand is known to this database, which needs "%s"', array_to_string(coalesce(missing, absent), '", "')),
+            format('Put the line "%s:..." back where keys come from (%s).', (coalesce(missing, absent))[1], at_hand.source), NULL)::grownext.status_item;
     ELSIF missing IS NOT NULL THEN
         RETURN NEXT ROW('crypto', 'master key', 'degraded',
             format('what was sealed under "%s" cannot be opened', array_to_string(missing, '", "')),

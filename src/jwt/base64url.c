@@ -12,18 +12,24 @@
 static const char alphabet[] =
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/* Value of each character plus one; 0 is not of the alphabet. */
+/* Value of each character; 255 is not of the alphabet. */
 static const uint8 values[256] = {
-	['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,
-	['H'] = 8,  ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14,
-	['O'] = 15, ['P'] = 16, ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21,
-	['V'] = 22, ['W'] = 23, ['X'] = 24, ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28,
-	['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32, ['g'] = 33, ['h'] = 34, ['i'] = 35,
-	['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40, ['o'] = 41, ['p'] = 42,
-	['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48, ['w'] = 49,
-	['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
-	['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['-'] = 63,
-	['_'] = 64,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 62,  255, 255,
+	52,  53,  54,  55,  56,  57,  58,  59,  60,  61,  255, 255, 255, 255, 255, 255,
+	255, 0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,  12,  13,  14,
+	15,  16,  17,  18,  19,  20,  21,  22,  23,  24,  25,  255, 255, 255, 255, 63,
+	255, 26,  27,  28,  29,  30,  31,  32,  33,  34,  35,  36,  37,  38,  39,  40,
+	41,  42,  43,  44,  45,  46,  47,  48,  49,  50,  51,  255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
 };
 
 size_t
@@ -49,30 +55,44 @@ gn_base64url_encode(const void *data, size_t len, char *out)
 	return (size_t) (out - start);
 }
 
+/* The tail of a text, 2 or 3 characters: one or two bytes, and no bits beside them. */
+static bool
+decode_tail(const uint8 *in, size_t len, uint8 *out)
+{
+	uint32 a = values[in[0]];
+	uint32 b = values[in[1]];
+	uint32 c = len == 3 ? values[in[2]] : 0;
+
+	if ((a | b | c) > 63)
+		return false;
+	out[0] = (uint8) (a << 2 | b >> 4);
+	if (len == 2)
+		return (b & 15) == 0;
+	out[1] = (uint8) (b << 4 | c >> 2);
+	return (c & 3) == 0;
+}
+
 bool
 gn_base64url_decode(const char *text, size_t len, uint8 *out, size_t *out_len)
 {
 	const uint8 *in = (const uint8 *) text;
-	uint8 *start = out;
-	uint32 bits = 0;
-	int held = 0;
+	uint32 seen = 0; /* above 63 once a character was not of the alphabet */
 
-	if (len % 4 == 1)
-		return false;
-	for (size_t i = 0; i < len; i++)
+	*out_len = len * 3 / 4;
+	for (; len >= 4; len -= 4, in += 4, out += 3)
 	{
-		uint8 value = values[in[i]];
+		uint32 a = values[in[0]];
+		uint32 b = values[in[1]];
+		uint32 c = values[in[2]];
+		uint32 d = values[in[3]];
+		uint32 bits = a << 18 | b << 12 | c << 6 | d;
 
-		if (value == 0)
-			return false;
-		bits = bits << 6 | (uint32) (value - 1);
-		held += 6;
-		if (held >= 8)
-		{
-			held -= 8;
-			*out++ = (uint8) (bits >> held);
-		}
+		seen |= a | b | c | d;
+		out[0] = (uint8) (bits >> 16);
+		out[1] = (uint8) (bits >> 8);
+		out[2] = (uint8) bits;
 	}
-	*out_len = (size_t) (out - start);
-	return (bits & ((1u << held) - 1)) == 0;
+	if (seen > 63 || len == 1)
+		return false;
+	return len == 0 || decode_tail(in, len, out);
 }

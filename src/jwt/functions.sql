@@ -18,14 +18,6 @@ CREATE OR REPLACE FUNCTION grownext.jwt_inspect(token text, audience text DEFAUL
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_jwt_inspect';
 COMMENT ON FUNCTION grownext.jwt_inspect(text, text, text, text) IS 'What jwt_verify() would say of a token, as a row; never raises on a bad token.';
 
-CREATE OR REPLACE FUNCTION grownext.jws_verify(token text, jwk jsonb) RETURNS grownext.jws_result
-LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_jws_verify';
-COMMENT ON FUNCTION grownext.jws_verify(text, jsonb) IS 'Verifies any compact JWS with a public JWK or JWK Set; a bad token never raises, a bad key does.';
-
-CREATE OR REPLACE FUNCTION grownext.jwk_thumbprint(jwk jsonb) RETURNS text
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_jwk_thumbprint_sql';
-COMMENT ON FUNCTION grownext.jwk_thumbprint(jsonb) IS 'RFC 7638 thumbprint (SHA-256) of a public JWK.';
-
 -- The caller's context ---------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION grownext.authenticate(token text, audience text DEFAULT NULL) RETURNS jsonb

@@ -1,9 +1,10 @@
-/* src/jwt/jose.h -- what can be wrong with a token, and strict JSON; no server needed
- */
+/* src/jwt/jose.h -- reading tokens and what can be wrong with one; no server needed */
 #ifndef GN_JOSE_H
 #define GN_JOSE_H
 
 #include "postgres.h"
+
+#include "jwt/strict_json.h"
 
 /* name, what token_info.error says, the sentence for a detail. Never a token's own
  * text. */
@@ -38,21 +39,16 @@ extern const char *gn_jose_error_detail(GnJoseError error);
 
 #define GN_JOSE_MAX_TOKEN 16384
 #define GN_JOSE_MAX_HEADER 2048
-#define GN_JOSE_MAX_DEPTH 32
-
-/*
- * A JSON object: valid UTF-8, no duplicate member, no U+0000, at most 32 deep,
- * no number that jsonb could not hold. NULL otherwise. Caller frees. (jansson.h and
- * the server's headers both declare json_object: only pure files include it.)
- */
-struct json_t;
-extern struct json_t *gn_json_parse(const void *text, size_t len);
+#define GN_JOSE_MAX_DEPTH GN_JSON_MAX_DEPTH
 
 /* A compact JWS, split and decoded but not verified. */
 typedef struct GnJws
 {
-	const char *input; /* the signing input, within the token */
+	const char *input; /* the signing input, which the token begins with */
 	size_t input_len;
+	size_t header_text_len; /* of the first segment */
+	const char *signature_text;
+	size_t signature_text_len;
 	char alg[16];
 	char kid[65]; /* empty: none */
 	char typ[33]; /* empty: none */
@@ -68,6 +64,16 @@ typedef struct GnJws
 extern GnJoseError
 gn_jws_parse(GnJws *jws, const char *token, size_t len, uint8 *scratch);
 
+/*
+ * Its parts, for those who know the header's segment to be one of their own, in which
+ * there is nothing to read: where the segments are; then payload and signature decoded,
+ * or the header decoded and read. Each takes scratch of its own.
+ */
+extern GnJoseError gn_jws_split(GnJws *jws, const char *token, size_t len);
+extern GnJoseError gn_jws_decode(GnJws *jws, uint8 *scratch);
+extern GnJoseError gn_jws_decode_header(GnJws *jws, uint8 *scratch);
+extern GnJoseError gn_jws_read_header(GnJws *jws);
+
 /* What claims are held against; times in microseconds since 1970. */
 typedef struct GnClaimRules
 {
@@ -78,7 +84,22 @@ typedef struct GnClaimRules
 
 #define GN_JOSE_LEEWAY ((int64) 30000000)
 
-extern GnJoseError
-gn_claims_check(const void *payload, size_t len, const GnClaimRules *rules);
+/* Seconds since 1970, within the calendar. */
+typedef struct GnClaimTimes
+{
+	double expires;
+	double issued;
+	double not_before; /* 0: no nbf */
+} GnClaimTimes;
+
+/*
+ * Judges registered claims in one pass. scratch has room for len bytes; reader, if
+ * there is one, hears every event too; times may be NULL, and is filled where the
+ * error is none, or one of time.
+ */
+extern GnJoseError gn_claims_check(const void *payload, size_t len, char *scratch,
+								   const GnClaimRules *rules,
+								   const GnJsonReader *reader, GnClaimTimes *times);
+extern GnJoseError gn_claims_check_times(const GnClaimTimes *times, int64 now);
 
 #endif

@@ -1,11 +1,10 @@
 /*
  * src/jwt/jwk.c
- *	  JSON Web Keys as libcrypto keys; signing and verifying in JWS form.
+ *	  JSON Web Keys: from text to keys that verify or sign.
  *
- * Keys are built from their numbers with EVP_PKEY_fromdata, which takes 16 us,
- * where reading PEM takes 600; the context of a key is kept and used again, which
- * is worth as much once more. ECDSA signatures are r and s side by side in JWS and
- * DER in libcrypto: exactly 2n bytes are taken, so a signature has one length.
+ * A key says what it is for, and nothing else than that is done with it. Two keys of
+ * one kid, a private key where a public one belongs, a symmetric key beside public
+ * ones: each has been somebody's forged token, and is refused as a whole.
  *
  * Pure: no server, nothing raised.
  */
@@ -15,259 +14,30 @@
 
 #include <jansson.h>
 #include <openssl/bn.h>
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
-#include <openssl/ec.h>
-#include <openssl/err.h>
-#include <openssl/param_build.h>
 
 #include "jwt/base64url.h"
-#include "jwt/jose.h"
 #include "jwt/jwk.h"
+#include "jwt/strict_json.h"
 
-static const GnJoseAlg algorithms[] = {
-	{"ES256", "EC", "P-256", "P-256", "SHA256", 32},
-	{"ES384", "EC", "P-384", "P-384", "SHA384", 48},
-	{"ES512", "EC", "P-521", "P-521", "SHA512", 66},
-};
+#define TEXT_MAX (256 * 1024) /* of a set */
 
-#define ALGORITHM_COUNT (sizeof(algorithms) / sizeof(algorithms[0]))
-
-/* Fetched once: an implicit fetch takes locks at every call. */
-static EVP_MD *digests[ALGORITHM_COUNT];
-static EVP_MD_CTX *digest_ctx = NULL;
-
-const GnJoseAlg *
-gn_jose_alg(const char *name)
+/* The strict reader decides what is JSON; jansson then makes a tree of it. */
+static json_t *
+parse_object(const char *text, size_t len)
 {
-	for (size_t i = 0; i < ALGORITHM_COUNT; i++)
-	{
-		if (strcmp(algorithms[i].name, name) == 0)
-			return &algorithms[i];
-	}
-	return NULL;
-}
+	char *scratch;
+	json_t *json = NULL;
 
-static bool
-digest_input(const GnJoseAlg *alg, const void *input, size_t len, uint8 *out,
-			 unsigned int *out_len)
-{
-	EVP_MD **md = &digests[alg - algorithms];
-
-	if (*md == NULL)
-		*md = EVP_MD_fetch(NULL, alg->digest, NULL);
-	if (digest_ctx == NULL)
-		digest_ctx = EVP_MD_CTX_new();
-	return *md && digest_ctx && EVP_DigestInit_ex2(digest_ctx, *md, NULL) == 1 &&
-		   EVP_DigestUpdate(digest_ctx, input, len) == 1 &&
-		   EVP_DigestFinal_ex(digest_ctx, out, out_len) == 1;
-}
-
-static EVP_PKEY *
-build_pkey(const GnJoseAlg *alg, const uint8 *x, const uint8 *y, const uint8 *d)
-{
-	size_t n = alg->coordinate_size;
-	uint8 point[1 + 2 * GN_JWK_MAX_COORDINATE];
-	OSSL_PARAM_BLD *builder = OSSL_PARAM_BLD_new();
-	OSSL_PARAM *params = NULL;
-	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
-	BIGNUM *secret = d ? BN_secure_new() : NULL;
-	EVP_PKEY *pkey = NULL;
-	bool ready;
-
-	point[0] = POINT_CONVERSION_UNCOMPRESSED;
-	memcpy(point + 1, x, n);
-	memcpy(point + 1 + n, y, n);
-	ready = builder && ctx &&
-			OSSL_PARAM_BLD_push_utf8_string(builder, OSSL_PKEY_PARAM_GROUP_NAME,
-											alg->group, 0) == 1 &&
-			OSSL_PARAM_BLD_push_octet_string(builder, OSSL_PKEY_PARAM_PUB_KEY, point,
-											 1 + 2 * n) == 1;
-	if (ready && d)
-		ready = secret && BN_bin2bn(d, (int) n, secret) != NULL &&
-				OSSL_PARAM_BLD_push_BN(builder, OSSL_PKEY_PARAM_PRIV_KEY, secret) == 1;
-	if (ready)
-		params = OSSL_PARAM_BLD_to_param(builder);
-	/* fromdata refuses a point that is not on the curve */
-	if (params == NULL || EVP_PKEY_fromdata_init(ctx) != 1 ||
-		EVP_PKEY_fromdata(ctx, &pkey, d ? EVP_PKEY_KEYPAIR : EVP_PKEY_PUBLIC_KEY,
-						  params) != 1)
-		pkey = NULL;
-	OSSL_PARAM_free(params);
-	OSSL_PARAM_BLD_free(builder);
-	EVP_PKEY_CTX_free(ctx);
-	BN_clear_free(secret);
-	ERR_clear_error();
-	return pkey;
-}
-
-bool
-gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 *x, const uint8 *y,
-				  const uint8 *d)
-{
-	memset(key, 0, sizeof(*key));
-	key->alg = alg;
-	key->pkey = build_pkey(alg, x, y, d);
-	if (key->pkey && d)
-	{
-		key->sign = EVP_PKEY_CTX_new_from_pkey(NULL, key->pkey, NULL);
-		if (key->sign == NULL || EVP_PKEY_sign_init(key->sign) != 1)
-			gn_jose_key_free(key);
-	}
-	return key->pkey != NULL;
-}
-
-void
-gn_jose_key_free(GnJoseKey *key)
-{
-	EVP_PKEY_CTX_free(key->sign);
-	EVP_PKEY_CTX_free(key->verify);
-	EVP_PKEY_free(key->pkey);
-	memset(key, 0, sizeof(*key));
-}
-
-static bool
-export_number(EVP_PKEY *pkey, const char *name, uint8 *out, size_t size)
-{
-	BIGNUM *number = NULL;
-	bool done = EVP_PKEY_get_bn_param(pkey, name, &number) == 1 &&
-				BN_bn2binpad(number, out, (int) size) == (int) size;
-
-	BN_clear_free(number);
-	return done;
-}
-
-bool
-gn_jose_key_generate(const GnJoseAlg *alg, uint8 *x, uint8 *y, uint8 *d)
-{
-	EVP_PKEY *pkey = EVP_EC_gen(alg->group);
-	bool done =
-		pkey &&
-		export_number(pkey, OSSL_PKEY_PARAM_EC_PUB_X, x, alg->coordinate_size) &&
-		export_number(pkey, OSSL_PKEY_PARAM_EC_PUB_Y, y, alg->coordinate_size) &&
-		export_number(pkey, OSSL_PKEY_PARAM_PRIV_KEY, d, alg->coordinate_size);
-
-	EVP_PKEY_free(pkey);
-	return done;
-}
-
-/* DER to r and s, each padded to n bytes. */
-static bool
-raw_signature(const uint8 *der, size_t der_len, size_t n, uint8 *out)
-{
-	const uint8 *at = der;
-	ECDSA_SIG *sig = d2i_ECDSA_SIG(NULL, &at, (long) der_len);
-	bool done = sig && BN_bn2binpad(ECDSA_SIG_get0_r(sig), out, (int) n) == (int) n &&
-				BN_bn2binpad(ECDSA_SIG_get0_s(sig), out + n, (int) n) == (int) n;
-
-	ECDSA_SIG_free(sig);
-	return done;
-}
-
-/* r and s to DER; the caller frees *der with OPENSSL_free. */
-static int
-der_signature(const uint8 *raw, size_t n, uint8 **der)
-{
-	ECDSA_SIG *sig = ECDSA_SIG_new();
-	BIGNUM *r = BN_bin2bn(raw, (int) n, NULL);
-	BIGNUM *s = BN_bin2bn(raw + n, (int) n, NULL);
-	int len = -1;
-
-	if (sig && r && s && ECDSA_SIG_set0(sig, r, s) == 1)
-	{
-		r = s = NULL;
-		len = i2d_ECDSA_SIG(sig, der);
-	}
-	BN_free(r);
-	BN_free(s);
-	ECDSA_SIG_free(sig);
-	return len;
-}
-
-bool
-gn_jose_sign(GnJoseKey *key, const void *input, size_t len, uint8 *out, size_t *out_len)
-{
-	uint8 digest[EVP_MAX_MD_SIZE];
-	unsigned int digest_len;
-	uint8 der[GN_JWK_MAX_SIGNATURE + 16];
-	size_t der_len = sizeof(der);
-
-	if (key->sign == NULL || !digest_input(key->alg, input, len, digest, &digest_len) ||
-		EVP_PKEY_sign(key->sign, der, &der_len, digest, digest_len) != 1 ||
-		!raw_signature(der, der_len, key->alg->coordinate_size, out))
-	{
-		ERR_clear_error();
-		return false;
-	}
-	*out_len = 2 * key->alg->coordinate_size;
-	return true;
-}
-
-bool
-gn_jose_verify(GnJoseKey *key, const void *input, size_t len, const uint8 *signature,
-			   size_t signature_len)
-{
-	uint8 digest[EVP_MAX_MD_SIZE];
-	unsigned int digest_len;
-	uint8 *der = NULL;
-	int der_len;
-	bool valid;
-
-	if (signature_len != 2 * key->alg->coordinate_size)
-		return false;
-	if (key->verify == NULL)
-	{
-		key->verify = EVP_PKEY_CTX_new_from_pkey(NULL, key->pkey, NULL);
-		if (key->verify && EVP_PKEY_verify_init(key->verify) != 1)
-		{
-			EVP_PKEY_CTX_free(key->verify);
-			key->verify = NULL;
-		}
-	}
-	der_len = der_signature(signature, key->alg->coordinate_size, &der);
-	/* libcrypto refuses r and s outside [1, n-1] */
-	valid =
-		key->verify && der_len > 0 &&
-		digest_input(key->alg, input, len, digest, &digest_len) &&
-		EVP_PKEY_verify(key->verify, der, (size_t) der_len, digest, digest_len) == 1;
-	OPENSSL_free(der);
-	ERR_clear_error();
-	return valid;
-}
-
-void
-gn_jose_prepare(void)
-{
-	/* the generator of P-256, as good a public key as any */
-	static const uint8 x[] = {0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47,
-							  0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2,
-							  0x77, 0x03, 0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0,
-							  0xf4, 0xa1, 0x39, 0x45, 0xd8, 0x98, 0xc2, 0x96};
-	static const uint8 y[] = {0x4f, 0xe3, 0x42, 0xe2, 0xfe, 0x1a, 0x7f, 0x9b,
-							  0x8e, 0xe7, 0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16,
-							  0x2b, 0xce, 0x33, 0x57, 0x6b, 0x31, 0x5e, 0xce,
-							  0xcb, 0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5};
-	uint8 signature[64];
-	GnJoseKey key;
-
-	memset(signature, 1, sizeof(signature));
-	if (gn_jose_key_build(&key, &algorithms[0], x, y, NULL))
-		(void) gn_jose_verify(&key, "", 0, signature, sizeof(signature));
-	gn_jose_key_free(&key);
-}
-
-/* A base64url member of exactly size bytes. */
-static bool
-read_bytes(const json_t *jwk, const char *name, uint8 *out, size_t size)
-{
-	const json_t *value = json_object_get(jwk, name);
-	size_t len;
-
-	return json_is_string(value) &&
-		   json_string_length(value) == GN_BASE64URL_ENCODED_SIZE(size) &&
-		   gn_base64url_decode(json_string_value(value), json_string_length(value), out,
-							   &len) &&
-		   len == size;
+	if (len > TEXT_MAX)
+		return NULL;
+	scratch = malloc(len + 1);
+	if (scratch && gn_json_read(text, len, scratch, NULL))
+		json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	if (scratch)
+		OPENSSL_cleanse(scratch, len + 1);
+	free(scratch);
+	return json;
 }
 
 static const char *
@@ -277,88 +47,242 @@ string_member(const json_t *object, const char *name)
 		json_object_get(object, name)); /* NULL unless it is a string */
 }
 
-/* What a key says about its own use must allow verifying. */
+/* The numbers of a JWK, decoded one behind the other. */
+typedef struct Decoder
+{
+	const json_t *jwk;
+	uint8 *at;
+	size_t left;
+	bool good;
+} Decoder;
+
+static GnNumber
+decode_member(Decoder *decoder, const char *name)
+{
+	const json_t *value = json_object_get(decoder->jwk, name);
+	GnNumber number = {NULL, 0};
+	size_t len = json_string_length(value);
+
+	if (value == NULL)
+		return number;
+	if (!json_is_string(value) || len * 3 / 4 > decoder->left ||
+		!gn_base64url_decode(json_string_value(value), len, decoder->at, &number.len))
+	{
+		decoder->good = false;
+		return number;
+	}
+	number.data = decoder->at;
+	decoder->at += number.len;
+	decoder->left -= number.len;
+	return number;
+}
+
+/* Which members a key has depends on its type; what else stands there is nobody's. */
+static bool
+decode_numbers(const json_t *jwk, const GnJoseAlg *kind, uint8 *room,
+			   GnKeyNumbers *numbers)
+{
+	Decoder decoder = {jwk, room, GN_JWA_NUMBERS_ROOM, true};
+
+	memset(numbers, 0, sizeof(*numbers));
+	if (strcmp(kind->kty, "oct") == 0)
+		numbers->k = decode_member(&decoder, "k");
+	else if (strcmp(kind->kty, "RSA") == 0)
+	{
+		numbers->n = decode_member(&decoder, "n");
+		numbers->e = decode_member(&decoder, "e");
+		numbers->p = decode_member(&decoder, "p");
+		numbers->q = decode_member(&decoder, "q");
+		numbers->dp = decode_member(&decoder, "dp");
+		numbers->dq = decode_member(&decoder, "dq");
+		numbers->qi = decode_member(&decoder, "qi");
+	}
+	else
+	{
+		numbers->x = decode_member(&decoder, "x");
+		if (strcmp(kind->kty, "EC") == 0)
+			numbers->y = decode_member(&decoder, "y");
+	}
+	if (strcmp(kind->kty, "oct") != 0)
+		numbers->d = decode_member(&decoder, "d");
+	return decoder.good;
+}
+
+static bool
+has_private_member(const json_t *jwk)
+{
+	static const char *const names[] = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"};
+
+	for (size_t i = 0; i < lengthof(names); i++)
+	{
+		if (json_object_get(jwk, names[i]))
+			return true;
+	}
+	return false;
+}
+
+/* What a key says about its own use must allow the operation. */
 static const char *
-refuse_use(const json_t *jwk, const GnJoseAlg *alg)
+refuse_use(const json_t *jwk, const char *operation)
 {
 	const json_t *operations = json_object_get(jwk, "key_ops");
 	const char *use = string_member(jwk, "use");
-	const char *own = string_member(jwk, "alg");
-	bool verify = false;
+	bool allowed = false;
 
 	if (json_object_get(jwk, "use") && (use == NULL || strcmp(use, "sig") != 0))
 		return "its use is not \"sig\"";
-	if (json_object_get(jwk, "alg") && (own == NULL || strcmp(own, alg->name) != 0))
-		return "its alg does not fit its curve";
 	if (operations == NULL)
 		return NULL;
 	for (size_t i = 0; i < json_array_size(operations); i++)
 	{
-		const char *operation = json_string_value(json_array_get(operations, i));
+		const char *one = json_string_value(json_array_get(operations, i));
 
-		verify |= operation && strcmp(operation, "verify") == 0;
+		allowed |= one && strcmp(one, operation) == 0;
 	}
-	return verify ? NULL : "its key_ops do not allow \"verify\"";
+	if (allowed)
+		return NULL;
+	return strcmp(operation, "sign") == 0 ? "its key_ops do not allow \"sign\""
+										  : "its key_ops do not allow \"verify\"";
 }
 
+/* The type of a key, and the algorithm if the key, or its curve, has only one. */
 static const char *
-build_public(const json_t *jwk, GnJoseKey *key)
+read_type(const json_t *jwk, const GnJoseAlg **kind, const GnJoseAlg **alg)
 {
 	const char *kty = string_member(jwk, "kty");
 	const char *crv = string_member(jwk, "crv");
-	const GnJoseAlg *alg = NULL;
-	uint8 x[GN_JWK_MAX_COORDINATE];
-	uint8 y[GN_JWK_MAX_COORDINATE];
-	const char *why;
+	const char *name = string_member(jwk, "alg");
 
-	memset(key, 0, sizeof(*key));
+	*alg = NULL;
 	if (kty == NULL)
 		return "it has no kty";
-	if (json_object_get(jwk, "d") || strcmp(kty, "oct") == 0)
-		return "it is a private or symmetric key; only public keys may be passed "
-			   "around";
-	for (size_t i = 0; i < ALGORITHM_COUNT && alg == NULL; i++)
-	{
-		if (crv && strcmp(kty, algorithms[i].kty) == 0 &&
-			strcmp(crv, algorithms[i].crv) == 0)
-			alg = &algorithms[i];
-	}
-	if (alg == NULL)
+	*kind = gn_jose_alg_of_type(kty, crv);
+	if (*kind == NULL)
 		return "its kty and crv are not supported";
-	why = refuse_use(jwk, alg);
-	if (why)
-		return why;
-	if (!read_bytes(jwk, "x", x, alg->coordinate_size) ||
-		!read_bytes(jwk, "y", y, alg->coordinate_size))
-		return "its x or y is not a base64url coordinate of the curve";
-	if (!gn_jose_key_build(key, alg, x, y, NULL))
-		return "its point is not on the curve";
+	if (json_object_get(jwk, "alg"))
+	{
+		*alg = name ? gn_jose_alg(name) : NULL;
+		if (*alg == NULL || strcmp((*alg)->kty, kty) != 0 ||
+			((*alg)->crv && strcmp((*alg)->crv, crv) != 0))
+			return "its alg does not fit its kty and crv";
+	}
+	else if (strcmp((*kind)->name, "ES256K") == 0)
+		return "a key on secp256k1 has to say that its alg is ES256K";
+	else if ((*kind)->crv)
+		*alg = *kind;
+	return NULL;
+}
+
+static const char *
+build_key(const json_t *jwk, const char *operation, GnJoseKey *key,
+		  GnKeyNumbers *numbers, uint8 *room)
+{
+	const GnJoseAlg *kind;
+	const GnJoseAlg *alg;
+	const char *why = read_type(jwk, &kind, &alg);
+
+	if (why == NULL)
+		why = refuse_use(jwk, operation);
+	if (why == NULL && json_object_get(jwk, "oth"))
+		why = "it has more than two primes";
+	if (why == NULL && !decode_numbers(jwk, kind, room, numbers))
+		why = "a member is not base64url, or too long";
+	if (why == NULL)
+		why = gn_jose_key_build(key, alg ? alg : kind, numbers);
+	if (why == NULL && alg == NULL)
+		key->alg = NULL; /* the token may choose among those of its type */
+	return why;
+}
+
+/*
+ * Moduli of a smart card library whose primes can be found (ROCA, CVE-2017-15361): by
+ * every small prime they leave a remainder that is a power of 65537, as hardly any
+ * other does.
+ */
+static bool
+is_roca(const GnNumber *modulus)
+{
+	static const uint8 primes[] = {3,   5,   7,   11,  13,  17,  19,  23,  29,  31,
+								   37,  41,  43,  47,  53,  59,  61,  67,  71,  73,
+								   79,  83,  89,  97,  101, 103, 107, 109, 113, 127,
+								   131, 137, 139, 149, 151, 157, 163, 167};
+
+	for (size_t i = 0; i < lengthof(primes); i++)
+	{
+		uint32 prime = primes[i];
+		uint32 remainder = 0;
+		uint32 power = 1;
+
+		for (size_t at = 0; at < modulus->len; at++)
+			remainder = (remainder << 8 | modulus->data[at]) % prime;
+		do
+			power = power * (65537 % prime) % prime;
+		while (power != remainder && power != 1);
+		if (power != remainder)
+			return false;
+	}
+	return true;
+}
+
+static const char *
+build_verifier(const json_t *jwk, GnJoseKey *key)
+{
+	GnKeyNumbers numbers;
+	uint8 room[GN_JWA_NUMBERS_ROOM];
+	const char *kty = string_member(jwk, "kty");
+	const char *why;
+
+	if (kty && strcmp(kty, "oct") != 0 && has_private_member(jwk))
+		return "it is a private key; only public keys may be passed around";
+	why = build_key(jwk, "verify", key, &numbers, room);
+	if (why == NULL && numbers.n.data && is_roca(&numbers.n))
+	{
+		gn_jose_key_free(key);
+		why = "its n was made by a generator whose keys are broken (ROCA)";
+	}
+	if (kty && strcmp(kty, "oct") == 0)
+		OPENSSL_cleanse(room, sizeof(room));
+	return why;
+}
+
+static const char *
+read_kid(const json_t *jwk, char kid[65])
+{
+	const json_t *value = json_object_get(jwk, "kid");
+
+	kid[0] = '\0';
+	if (value == NULL)
+		return NULL;
+	if (!json_is_string(value) || json_string_length(value) == 0 ||
+		json_string_length(value) > 64)
+		return "its kid is not a string of 1 to 64 bytes";
+	memcpy(kid, json_string_value(value), json_string_length(value) + 1);
 	return NULL;
 }
 
 static const char *
 add_key(GnJwkSet *set, const json_t *jwk)
 {
-	const json_t *kid = json_object_get(jwk, "kid");
-	char *own = set->kids[set->count];
+	GnJoseKey *key = &set->keys[set->count];
+	char *kid = set->kids[set->count];
 	const char *why;
 
 	if (!json_is_object(jwk))
 		return "a key is not an object";
-	if (kid && (!json_is_string(kid) || json_string_length(kid) == 0 ||
-				json_string_length(kid) >= sizeof(set->kids[0])))
-		return "its kid is not a string of 1 to 64 bytes";
-	if (kid)
-		memcpy(own, json_string_value(kid), json_string_length(kid) + 1);
-	for (int i = 0; kid && i < set->count; i++)
+	why = read_kid(jwk, kid);
+	for (int i = 0; why == NULL && *kid && i < set->count; i++)
 	{
-		if (strcmp(set->kids[i], own) == 0)
-			return "two keys have the same kid";
+		if (strcmp(set->kids[i], kid) == 0)
+			why = "two keys have the same kid";
 	}
-	why = build_public(jwk, &set->keys[set->count]);
 	if (why == NULL)
-		set->count++;
-	return why;
+		why = build_verifier(jwk, key);
+	if (why)
+		return why;
+	set->count++;
+	if (key->private != set->keys[0].private)
+		return "it has symmetric keys beside public ones";
+	return NULL;
 }
 
 static const char *
@@ -381,12 +305,12 @@ add_keys(GnJwkSet *set, const json_t *json)
 const char *
 gn_jwk_set_parse(GnJwkSet *set, const char *text, size_t len)
 {
-	json_t *json = gn_json_parse(text, len);
+	json_t *json = parse_object(text, len);
 	const char *why;
 
 	memset(set, 0, sizeof(*set));
 	if (json == NULL)
-		return "it is not a JSON object";
+		return "it is not a JSON object of up to 256 KiB";
 	why = add_keys(set, json);
 	json_decref(json);
 	return why;
@@ -400,8 +324,8 @@ gn_jwk_set_free(GnJwkSet *set)
 	set->count = 0;
 }
 
-GnJoseKey *
-gn_jwk_set_choose(GnJwkSet *set, const char *kid)
+static GnJoseKey *
+find_key(GnJwkSet *set, const char *kid)
 {
 	for (int i = 0; *kid && i < set->count; i++)
 	{
@@ -412,95 +336,45 @@ gn_jwk_set_choose(GnJwkSet *set, const char *kid)
 																		: NULL;
 }
 
-/* The members that RFC 7638 takes, in lexicographic order. */
-static const struct
+GnJoseKey *
+gn_jwk_set_choose(GnJwkSet *set, const char *kid, const char *alg, bool *known)
 {
-	const char *kty;
-	const char *members[5];
-} thumbprint_members[] = {
-	{"EC", {"crv", "kty", "x", "y", NULL}},
-	{"OKP", {"crv", "kty", "x", NULL}},
-	{"RSA", {"e", "kty", "n", NULL}},
-};
+	GnJoseKey *key = find_key(set, kid);
+	const GnJoseAlg *wanted = gn_jose_alg(alg);
 
-#define THUMBPRINT_KINDS (sizeof(thumbprint_members) / sizeof(thumbprint_members[0]))
-
-/* Its members are all of an alphabet that JSON writes without escapes. */
-static bool
-plain_member(const char *name, const char *value)
-{
-	uint8 bytes[3];
-	size_t len;
-
-	if (strcmp(name, "kty") == 0 || strcmp(name, "crv") == 0)
-		return strspn(
-				   value,
-				   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") ==
-			   strlen(value);
-	len = strlen(value);
-	if (len == 0 || len > 2048)
-		return false;
-	while (len > 4) /* group by group: any size without a buffer */
-	{
-		if (!gn_base64url_decode(value, 4, bytes, &(size_t){0}))
-			return false;
-		value += 4;
-		len -= 4;
-	}
-	return gn_base64url_decode(value, len, bytes, &len);
+	*known = key != NULL;
+	return key && wanted && gn_jose_key_settle(key, wanted) ? key : NULL;
 }
 
 static const char *
-thumbprint(const json_t *jwk, char out[GN_JWK_THUMBPRINT_SIZE])
+build_signer(const json_t *jwk, GnJoseKey *key, char kid[65], GnKeyNumbers *numbers,
+			 uint8 *room)
 {
-	const char *kty = string_member(jwk, "kty");
-	const char *const *members = NULL;
-	uint8 digest[EVP_MAX_MD_SIZE];
-	EVP_MD_CTX *ctx;
-	const char *why = NULL;
+	const char *why = read_kid(jwk, kid);
 
-	if (kty == NULL)
-		return "it has no kty";
-	if (strcmp(kty, "oct") == 0)
-		return "the thumbprint of a symmetric key would tell about the key";
-	for (size_t i = 0; i < THUMBPRINT_KINDS && members == NULL; i++)
-	{
-		if (strcmp(kty, thumbprint_members[i].kty) == 0)
-			members = thumbprint_members[i].members;
-	}
-	if (members == NULL)
-		return "its kty is not supported";
-	ctx = EVP_MD_CTX_new();
-	if (ctx == NULL || EVP_DigestInit_ex2(ctx, EVP_sha256(), NULL) != 1)
-		why = "libcrypto failed";
-	for (int i = 0; members[i] && why == NULL; i++)
-	{
-		const char *value = string_member(jwk, members[i]);
-
-		if (value == NULL || !plain_member(members[i], value))
-			why = "a member that its kty needs is missing or not base64url";
-		else if (EVP_DigestUpdate(ctx, i ? ",\"" : "{\"", 2) != 1 ||
-				 EVP_DigestUpdate(ctx, members[i], strlen(members[i])) != 1 ||
-				 EVP_DigestUpdate(ctx, "\":\"", 3) != 1 ||
-				 EVP_DigestUpdate(ctx, value, strlen(value)) != 1 ||
-				 EVP_DigestUpdate(ctx, "\"", 1) != 1)
-			why = "libcrypto failed";
-	}
-	if (why == NULL && (EVP_DigestUpdate(ctx, "}", 1) != 1 ||
-						EVP_DigestFinal_ex(ctx, digest, NULL) != 1))
-		why = "libcrypto failed";
-	EVP_MD_CTX_free(ctx);
+	if (why == NULL && json_object_get(jwk, "keys"))
+		why = "it is a set; one key signs";
 	if (why == NULL)
-		gn_base64url_encode(digest, 32, out);
+		why = build_key(jwk, "sign", key, numbers, room);
+	if (why == NULL && !key->private)
+	{
+		gn_jose_key_free(key);
+		why = "it has no private part";
+	}
 	return why;
 }
 
 const char *
-gn_jwk_thumbprint(const char *text, size_t len, char out[GN_JWK_THUMBPRINT_SIZE])
+gn_jwk_private_parse(GnJoseKey *key, char kid[65], GnKeyNumbers *numbers, uint8 *room,
+					 const char *text, size_t len)
 {
-	json_t *jwk = gn_json_parse(text, len);
-	const char *why = jwk ? thumbprint(jwk, out) : "it is not a JSON object";
+	json_t *json = parse_object(text, len);
+	const char *why;
 
-	json_decref(jwk);
+	memset(key, 0, sizeof(*key));
+	if (json == NULL)
+		return "it is not a JSON object of up to 256 KiB";
+	why = build_signer(json, key, kid, numbers, room);
+	json_decref(json);
 	return why;
 }

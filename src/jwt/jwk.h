@@ -1,60 +1,19 @@
-/* src/jwt/jwk.h -- keys and algorithms of JOSE over libcrypto; no server needed */
+/* src/jwt/jwk.h -- JSON Web Keys: reading, choosing, writing, naming; no server needed
+ */
 #ifndef GN_JWK_H
 #define GN_JWK_H
 
 #include "postgres.h"
 
-#include <openssl/evp.h>
+#include "jwt/jwa.h"
 
-#define GN_JWK_MAX_SIGNATURE 132  /* ES512 */
-#define GN_JWK_MAX_COORDINATE 66  /* P-521 */
 #define GN_JWK_THUMBPRINT_SIZE 43 /* SHA-256 in base64url */
-
-/* One row per algorithm; the key decides which one applies, never a token. */
-typedef struct GnJoseAlg
-{
-	const char *name; /* of JWA */
-	const char *kty;
-	const char *crv;
-	const char *group; /* libcrypto's name of the curve */
-	const char *digest;
-	size_t coordinate_size;
-} GnJoseAlg;
-
-extern const GnJoseAlg *gn_jose_alg(const char *name);
-
-/* A key with contexts that are used again and again. */
-typedef struct GnJoseKey
-{
-	const GnJoseAlg *alg;
-	EVP_PKEY *pkey;
-	EVP_PKEY_CTX *sign;   /* NULL: a public key */
-	EVP_PKEY_CTX *verify; /* made at first use */
-} GnJoseKey;
-
-/* Private is the bytes of "d", or NULL for a public key. False: not a key. */
-extern bool gn_jose_key_build(GnJoseKey *key, const GnJoseAlg *alg, const uint8 *x,
-							  const uint8 *y, const uint8 *d);
-extern void gn_jose_key_free(GnJoseKey *key);
+#define GN_JWK_TEXT_MAX 2048      /* of the public members of any key */
 
 /*
- * Makes libcrypto load what ES256 needs, which takes it milliseconds: called before
- * the postmaster forks, so that no backend waits for it. Draws no random bytes.
- */
-extern void gn_jose_prepare(void);
-
-/* A fresh key; each buffer takes alg->coordinate_size bytes. */
-extern bool gn_jose_key_generate(const GnJoseAlg *alg, uint8 *x, uint8 *y, uint8 *d);
-
-/* Signatures in the form of JWS; out takes GN_JWK_MAX_SIGNATURE bytes. */
-extern bool gn_jose_sign(GnJoseKey *key, const void *input, size_t len, uint8 *out,
-						 size_t *out_len);
-extern bool gn_jose_verify(GnJoseKey *key, const void *input, size_t len,
-						   const uint8 *signature, size_t signature_len);
-
-/*
- * Public keys of a JWK or a JWK Set. Private and symmetric keys, duplicate kids and
- * keys that are not for verifying are refused.
+ * Keys of a JWK or a JWK Set to verify with: public ones, or nothing but symmetric
+ * ones. Refused are private keys, a mixture, two of one kid, and keys that say of
+ * themselves that they are for something else.
  */
 #define GN_JWK_SET_MAX 64
 typedef struct GnJwkSet
@@ -67,8 +26,31 @@ typedef struct GnJwkSet
 /* NULL, or what is wrong: static text. The set is to be freed in either case. */
 extern const char *gn_jwk_set_parse(GnJwkSet *set, const char *text, size_t len);
 extern void gn_jwk_set_free(GnJwkSet *set);
-/* By kid; a key or a token without one goes only with a set of one key. NULL: none. */
-extern GnJoseKey *gn_jwk_set_choose(GnJwkSet *set, const char *kid);
+
+/*
+ * The key for a token, settled for its algorithm. By kid; a key or a token without one
+ * goes only with a set of one key. *known says that there was a key, whose algorithm
+ * must then be another one if NULL is returned.
+ */
+extern GnJoseKey *
+gn_jwk_set_choose(GnJwkSet *set, const char *kid, const char *alg, bool *known);
+
+/*
+ * One private or symmetric key to sign with, and its numbers, in room of
+ * GN_JWA_NUMBERS_ROOM bytes that the caller wipes. The key is settled only if the JWK
+ * or its curve says for which algorithm. NULL, or what is wrong.
+ */
+extern const char *
+gn_jwk_private_parse(GnJoseKey *key, char kid[65], GnKeyNumbers *numbers, uint8 *room,
+					 const char *text, size_t len);
+
+/*
+ * The public members that name a key, {"kty":...}, without spaces, in the order that
+ * RFC 7638 has; nothing but the type of a symmetric one. out takes GN_JWK_TEXT_MAX
+ * bytes. Returns how many were written, no terminator.
+ */
+extern size_t
+gn_jwk_write_public(const GnJoseAlg *alg, const GnKeyNumbers *numbers, char *out);
 
 /* RFC 7638 over SHA-256, without terminator; NULL, or what is wrong: static text. */
 extern const char *

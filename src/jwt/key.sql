@@ -34,20 +34,22 @@ COMMENT ON FUNCTION _grownext.jwt_interval_option(jsonb, text) IS 'An option as 
 
 -- Making ------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION _grownext.jwt_key_generate(alg text, OUT kid text, OUT public_jwk jsonb, OUT sealed bytea) RETURNS record
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_jwt_key_generate';
-COMMENT ON FUNCTION _grownext.jwt_key_generate(text) IS 'A fresh key: its thumbprint, public JWK and sealed private part.';
+CREATE OR REPLACE FUNCTION _grownext.jwt_key_generate(alg text, bits integer, OUT kid text, OUT public_jwk jsonb, OUT sealed bytea) RETURNS record
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_jwt_key_generate';
+COMMENT ON FUNCTION _grownext.jwt_key_generate(text, integer) IS 'A fresh key: its thumbprint, public JWK and sealed private part.';
 
--- The algorithm of a key that nobody chose: the profile's, else that of the key before it.
-CREATE OR REPLACE FUNCTION _grownext.jwt_key_alg(purpose text) RETURNS text
+-- A key that nobody chose: of the profile's algorithm, else like the one before it.
+CREATE OR REPLACE FUNCTION _grownext.jwt_key_like(purpose text, OUT alg text, OUT ref jsonb) RETURNS record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(
-        (SELECT p.alg FROM _grownext.jwt_profile AS p WHERE p.purpose = jwt_key_alg.purpose),
-        (SELECT k.alg FROM _grownext.jwt_key AS k WHERE k.purpose = jwt_key_alg.purpose AND k.activated_at IS NOT NULL
-          ORDER BY k.activated_at DESC LIMIT 1),
-        'ES256');
+    SELECT coalesce(p.alg, k.alg, 'ES256'),
+           CASE WHEN k.provider = 'local' AND k.alg = coalesce(p.alg, k.alg) THEN k.ref ELSE '{}' END
+      FROM (SELECT) AS one
+      LEFT JOIN _grownext.jwt_profile AS p ON p.purpose = jwt_key_like.purpose
+      LEFT JOIN LATERAL (
+           SELECT o.* FROM _grownext.jwt_key AS o WHERE o.purpose = jwt_key_like.purpose AND o.activated_at IS NOT NULL
+            ORDER BY o.activated_at DESC LIMIT 1) AS k ON true;
 $$;
-COMMENT ON FUNCTION _grownext.jwt_key_alg(text) IS 'The algorithm of the next key of a purpose.';
+COMMENT ON FUNCTION _grownext.jwt_key_like(text) IS 'Algorithm and options of the next key of a purpose.';
 
 -- Puts a key on standby, however it was come by. A kid is a hash of the public part: a key
 -- that was revoked once never comes back.
@@ -86,7 +88,7 @@ COMMENT ON FUNCTION _grownext.jwt_key_add(text, text, text, text, jsonb, jsonb, 
 CREATE OR REPLACE FUNCTION _grownext.jwt_key_make(alg text, purpose text, ref jsonb, made_at timestamptz, details jsonb) RETURNS text
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT _grownext.jwt_key_add(g.kid, purpose, alg, 'local', ref, g.public_jwk, g.sealed, made_at, details)
-      FROM _grownext.jwt_key_generate(alg) AS g;
+      FROM _grownext.jwt_key_generate(alg, (ref ->> 'bits')::int) AS g;
 $$;
 COMMENT ON FUNCTION _grownext.jwt_key_make(text, text, jsonb, timestamptz, jsonb) IS 'Makes a local key on standby; returns its kid.';
 
@@ -102,11 +104,15 @@ BEGIN
             MESSAGE = format('key provider "%s" is not supported', coalesce(provider, 'NULL')),
             HINT = 'Use ''local'': the private key is sealed under the master key.';
     END IF;
-    PERFORM _grownext.core_check_options(ref, '{}');
+    PERFORM _grownext.core_check_options(ref, '{"bits": "number"}');
     RETURN _grownext.jwt_key_make(alg, purpose, ref, _grownext.core_now(), '{}');
 END
 $$;
 COMMENT ON FUNCTION grownext.key_create(text, text, text, jsonb) IS 'Makes a signing key on standby and publishes it; returns its kid.';
+
+CREATE OR REPLACE FUNCTION grownext.key_import(file text, purpose text DEFAULT 'access') RETURNS text
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_jwt_key_import';
+COMMENT ON FUNCTION grownext.key_import(text, text) IS 'Takes a private key from a file below grownext.key_directory, seals it and puts it on standby; for superusers.';
 
 -- Rotating ----------------------------------------------------------------------
 
@@ -151,10 +157,12 @@ DECLARE
     publication interval;
     old_kid text;
     next record;
+    fresh record;
 BEGIN
     PERFORM _grownext.jwt_check_purpose(purpose);
     LOCK TABLE _grownext.jwt_key IN SHARE ROW EXCLUSIVE MODE;
     publication := _grownext.jwt_publication(purpose);
+    SELECT * INTO fresh FROM _grownext.jwt_key_like(purpose);
     SELECT k.kid INTO old_kid FROM _grownext.jwt_key AS k WHERE k.purpose = key_rotate.purpose AND k.state = 'active';
     SELECT k.kid, k.published_at INTO next FROM _grownext.jwt_key AS k
      WHERE k.purpose = key_rotate.purpose AND k.state = 'standby' ORDER BY k.published_at, k.kid LIMIT 1;
@@ -164,9 +172,9 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                 MESSAGE = format('there is no standby key for purpose "%s"', purpose),
                 HINT = format('SELECT grownext.key_create(%L, %L); then rotate after %s minutes, or at once with force => true.',
-                              _grownext.jwt_key_alg(purpose), purpose, extract(epoch FROM publication)::int / 60);
+                              fresh.alg, purpose, extract(epoch FROM publication)::int / 60);
         END IF;
-        next.kid := _grownext.jwt_key_make(_grownext.jwt_key_alg(purpose), purpose, '{}', rotated_at, '{}');
+        next.kid := _grownext.jwt_key_make(fresh.alg, purpose, fresh.ref, rotated_at, '{}');
     ELSIF old_kid IS NOT NULL AND force IS NOT TRUE AND next.published_at + publication > rotated_at THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('standby key "%s" was published too short a time ago', next.kid),

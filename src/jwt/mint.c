@@ -12,7 +12,6 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
@@ -20,6 +19,7 @@
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
 #include "jwt/jose.h"
+#include "jwt/json_text.h"
 #include "jwt/key.h"
 #include "jwt/profile.h"
 #include "jwt/token.h"
@@ -53,7 +53,7 @@ pg_attribute_noreturn() refuse_claim(const char *message, const char *name)
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg(message, name)));
 }
 
-/* What could not be verified again must not be minted: see gn_json_parse. */
+/* What could not be verified again must not be minted: see gn_json_read. */
 static void
 check_claim_values(Jsonb *claims, const GnTokenProfile *profile, bool platform)
 {
@@ -162,26 +162,35 @@ resolve_ttl(const Interval *ttl, const GnTokenProfile *profile)
 	return seconds;
 }
 
+/* A key may be revoked between being found and being opened, so that another one is to
+ * be asked for; who revoked it may take a moment to tell us. */
+#define OPEN_ATTEMPTS 1000
+
+/* The key that signs, open. */
 static GnSigningKey *
 active_key(const char *purpose)
 {
-	GnSigningKey *key = gn_jwt_key_active(purpose);
+	for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++)
+	{
+		GnSigningKey *key = gn_jwt_key_active(purpose);
 
-	if (key && key->signer == NULL)
-		ereport(ERROR,
-				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
-				 errmsg("signing key \"%s\" is held by provider \"%s\", which this "
-						"library does not have",
-						key->kid, key->provider),
-				 errhint("SELECT grownext.key_rotate(%s, force => true);",
-						 quote_literal_cstr(purpose))));
-	if (key == NULL)
-		ereport(ERROR,
-				(errcode(GN_ERRCODE_KEY_UNAVAILABLE),
-				 errmsg("there is no active signing key for purpose \"%s\"", purpose),
-				 errhint("SELECT grownext.key_rotate(%s);",
-						 quote_literal_cstr(purpose))));
-	return key;
+		if (key == NULL)
+			ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+							errmsg("there is no active signing key for purpose \"%s\"",
+								   purpose),
+							errhint("SELECT grownext.key_rotate(%s);",
+									quote_literal_cstr(purpose))));
+		if (gn_jwt_key_open(key))
+			return key;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	ereport(ERROR, (errcode(GN_ERRCODE_KEY_UNAVAILABLE),
+					errmsg("the active signing key for purpose \"%s\" has no private "
+						   "part",
+						   purpose),
+					errhint("SELECT grownext.key_rotate(%s, force => true);",
+							quote_literal_cstr(purpose))));
 }
 
 static void
@@ -194,34 +203,30 @@ append_payload(StringInfo payload, const char *issuer, const char *subject,
 
 	gn_random(id, sizeof(id));
 	gn_base64url_encode(id, sizeof(id), id_text);
-	appendStringInfoString(payload, "{\"iss\":");
-	escape_json(payload, issuer);
-	appendStringInfoString(payload, ",\"sub\":");
-	escape_json(payload, subject);
-	appendStringInfoString(payload, ",\"aud\":");
-	escape_json(payload, audience);
-	appendStringInfo(payload,
-					 ",\"iat\":" INT64_FORMAT ",\"exp\":" INT64_FORMAT
-					 ",\"jti\":\"%s\"",
-					 issued, issued + ttl, id_text);
+	/* in the order in which jsonb keeps them, which spares the verifier sorting */
+	gn_json_append(payload, "{\"aud\":");
+	gn_json_append_string(payload, audience, strlen(audience));
+	gn_json_append(payload, ",\"exp\":");
+	gn_json_append_integer(payload, issued + ttl);
+	gn_json_append(payload, ",\"iat\":");
+	gn_json_append_integer(payload, issued);
+	gn_json_append(payload, ",\"iss\":");
+	gn_json_append_string(payload, issuer, strlen(issuer));
+	gn_json_append(payload, ",\"jti\":\"");
+	gn_json_append(payload, id_text);
+	gn_json_append(payload, "\",\"sub\":");
+	gn_json_append_string(payload, subject, strlen(subject));
 	if (strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
 	{
 		JsonbValue space;
 
 		/* RFC 9068 asks for a client */
 		if (claims == NULL || gn_jsonb_field(claims, "client_id", &space) == NULL)
-			appendStringInfoString(payload, ",\"client_id\":\"first-party\"");
+			gn_json_append(payload, ",\"client_id\":\"first-party\"");
 	}
-	if (claims && JB_ROOT_COUNT(claims) > 0)
-	{
-		char *text = gn_jsonb_text(claims); /* {...} */
-
-		appendStringInfoChar(payload, ',');
-		appendStringInfoString(payload, text + 1);
-		pfree(text);
-	}
-	else
-		appendStringInfoChar(payload, '}');
+	if (claims)
+		gn_json_append_members(payload, claims);
+	gn_json_append(payload, "}");
 }
 
 /* header.payload.signature, written straight into the result. */
@@ -230,17 +235,15 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 {
 	size_t payload_len = GN_BASE64URL_ENCODED_SIZE(payload->len);
 	size_t input_len = key->header_len + 1 + payload_len;
-	uint8 signature[GN_JWK_MAX_SIGNATURE];
+	uint8 signature[GN_JWA_MAX_SIGNATURE];
 	size_t signature_len;
 	text *token = palloc(VARHDRSZ + input_len + 1 +
-						 GN_BASE64URL_ENCODED_SIZE(GN_JWK_MAX_SIGNATURE));
+						 GN_BASE64URL_ENCODED_SIZE(GN_JWA_MAX_SIGNATURE));
 	char *out = VARDATA(token);
 
 	memcpy(out, key->header, key->header_len);
 	out[key->header_len] = '.';
 	gn_base64url_encode(payload->data, payload->len, out + key->header_len + 1);
-	if (!key->opened)
-		key->signer->open(key);
 	key->signer->sign(key, out, input_len, signature, &signature_len);
 	out[input_len] = '.';
 	input_len += 1 + gn_base64url_encode(signature, signature_len, out + input_len + 1);

@@ -81,7 +81,7 @@ BEGIN
             IF due.standby_kid IS NOT NULL AND due.rotate_at <= jwt_tick.now THEN
                 PERFORM _grownext.jwt_key_activate(due.standby_kid, due.purpose, jwt_tick.now, '{"scheduled": true}');
             ELSIF due.standby_kid IS NULL AND due.publish_at <= jwt_tick.now AND _grownext.crypto_seals() THEN
-                PERFORM _grownext.jwt_key_make(_grownext.jwt_key_alg(due.purpose), due.purpose, '{}', jwt_tick.now, '{"scheduled": true}');
+                PERFORM _grownext.jwt_key_make(l.alg, due.purpose, l.ref, jwt_tick.now, '{"scheduled": true}') FROM _grownext.jwt_key_like(due.purpose) AS l;
             END IF;
         END LOOP;
         -- what nobody needs, nobody can steal

@@ -14,8 +14,8 @@
 #include "utils/timestamp.h"
 
 #include "core/core.h"
-#include "jwt/jwk.h"
 #include "jwt/jwt.h"
+#include "jwt/key.h"
 #include "jwt/profile.h"
 
 #define DEFAULT_TTL (15 * SECS_PER_MINUTE)
@@ -29,13 +29,8 @@ static GnTokenProfile platform; /* what setup() said; issuer NULL before */
 static GnTokenProfile *profiles = NULL;
 
 static void forget_profiles(void);
-static void load_profiles(void);
 
-static GnTableCache cache = {
-	.marker = &option_marker,
-	.forget = forget_profiles,
-	.load = load_profiles,
-};
+static GnJwtCache cache = {.marker = &option_marker, .forget = forget_profiles};
 
 void
 gn_token_profile_init(void)
@@ -79,36 +74,53 @@ load_audiences(Jsonb *list)
 	}
 }
 
-/* The plainest query there is: a fresh backend plans it before its first token. */
 static void
-load_options(void)
+load_option(TupleTableSlot *row, void *arg)
 {
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT name, value FROM _grownext.core_option");
-	uint64 rows = gn_spi_execute(&query, NULL, NULL, true);
+	bool isnull;
+	char *name = TextDatumGetCString(gn_row_value(row, "name", &isnull));
+	Jsonb *value = DatumGetJsonbP(gn_row_value(row, "value", &isnull));
+	JsonbValue scalar;
 
-	for (uint64 row = 0; row < rows; row++)
-	{
-		char *name = gn_row_text(row, 1);
-		JsonbValue value;
+	if (strcmp(name, "audiences") == 0)
+		load_audiences(value);
+	else if (strcmp(name, "issuer") == 0 && JsonbExtractScalar(&value->root, &scalar) &&
+			 scalar.type == jbvString)
+		platform.issuer = keep(pnstrdup(scalar.val.string.val, scalar.val.string.len));
+}
 
-		if (strcmp(name, "audiences") == 0)
-			load_audiences(gn_row_jsonb(row, 2));
-		else if (strcmp(name, "issuer") == 0 &&
-				 JsonbExtractScalar(&gn_row_jsonb(row, 2)->root, &value) &&
-				 value.type == jbvString)
-			platform.issuer =
-				keep(pnstrdup(value.val.string.val, value.val.string.len));
-	}
+static char *
+row_text(TupleTableSlot *row, const char *column)
+{
+	bool isnull;
+	Datum datum = gn_row_value(row, column, &isnull);
+
+	return isnull ? NULL : keep(TextDatumGetCString(datum));
+}
+
+static char *
+row_name(TupleTableSlot *row, const char *column)
+{
+	bool isnull;
+	Datum datum = gn_row_value(row, column, &isnull);
+
+	return isnull ? NULL : keep(NameStr(*DatumGetName(datum)));
+}
+
+static int64
+row_integer(TupleTableSlot *row, const char *column)
+{
+	bool isnull;
+
+	return DatumGetInt32(gn_row_value(row, column, &isnull));
 }
 
 /* A text[] of a row; -1 for NULL. */
 static int
-row_texts(uint64 row, int column, char ***texts)
+row_texts(TupleTableSlot *row, const char *column, char ***texts)
 {
 	bool isnull;
-	Datum datum =
-		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+	Datum datum = gn_row_value(row, column, &isnull);
 	Datum *elements;
 	bool *nulls;
 	int count;
@@ -124,22 +136,22 @@ row_texts(uint64 row, int column, char ***texts)
 }
 
 static void
-load_profile(uint64 row)
+load_profile(TupleTableSlot *row, void *arg)
 {
 	GnTokenProfile *profile =
 		MemoryContextAllocZero(cache.memory, sizeof(GnTokenProfile));
 
-	profile->purpose = keep(gn_row_text(row, 1));
-	profile->issuer = keep(gn_row_text(row, 2));
-	profile->audience_count = row_texts(row, 3, &profile->audiences);
-	profile->ttl = pg_strtoint32(gn_row_text(row, 4));
-	profile->max_ttl = pg_strtoint32(gn_row_text(row, 5));
-	profile->claim_count = row_texts(row, 6, &profile->claims);
-	profile->typ = keep(gn_row_text(row, 7));
+	profile->purpose = row_text(row, "purpose");
+	profile->issuer = row_text(row, "issuer");
+	profile->audience_count = row_texts(row, "audiences", &profile->audiences);
+	profile->ttl = row_integer(row, "ttl");
+	profile->max_ttl = row_integer(row, "max_ttl");
+	profile->claim_count = row_texts(row, "claims", &profile->claims);
+	profile->typ = row_text(row, "typ");
 	profile->hook = (GnClaimsHook){
-		.schema = keep(gn_row_text(row, 8)),
-		.name = keep(gn_row_text(row, 9)),
-		.owner = keep(gn_row_text(row, 10)),
+		.schema = row_name(row, "hook_schema"),
+		.name = row_name(row, "hook_name"),
+		.owner = row_name(row, "hook_owner"),
 	};
 	if (profile->issuer == NULL)
 		profile->issuer = platform.issuer;
@@ -153,23 +165,21 @@ load_profile(uint64 row)
 }
 
 static void
-load_profiles(void)
+refresh(void)
 {
-	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT purpose, issuer, audiences, ttl, max_ttl, claims, typ, hook_schema, "
-		"hook_name, hook_owner FROM _grownext.jwt_profile");
-	uint64 rows;
+	uint64 generation;
 
-	load_options();
-	rows = gn_spi_execute(&query, NULL, NULL, true);
-	for (uint64 row = 0; row < rows; row++)
-		load_profile(row);
+	if (!gn_jwt_cache_begin(&cache, &generation))
+		return;
+	gn_jwt_cache_read(&cache, "core_option", load_option);
+	gn_jwt_cache_read(&cache, "jwt_profile", load_profile);
+	cache.generation = generation;
 }
 
 static const GnTokenProfile *
 find_profile(const char *purpose)
 {
-	gn_table_cache_refresh(&cache);
+	refresh();
 	for (GnTokenProfile *profile = profiles; profile; profile = profile->next)
 	{
 		if (strcmp(profile->purpose, purpose) == 0)

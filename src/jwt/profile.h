@@ -6,8 +6,6 @@
 
 #include "utils/jsonb.h"
 
-#include "jwt/cache.h"
-
 /* Tokens of other purposes than this one must not pass for access tokens. */
 #define GN_PURPOSE_ACCESS "access"
 

@@ -103,9 +103,13 @@ read_credential(const Jsonb *claims, Credential *credential)
 		.tenant = gn_claim_text(claims, "tenant_id"),
 		.client = gn_claim_text(claims, "client_id"),
 		.issued = gn_claim_text(claims, "iat"),
-		.actor = gn_claim_text(claims, "act.sub"),
-		.actor_session = gn_claim_text(claims, "act.sid"),
 	};
+	/* Who is behind an impersonation that began here, and not with a gateway. */
+	if (issuer)
+	{
+		credential->actor = gn_claim_text(claims, "act.sub");
+		credential->actor_session = gn_claim_text(claims, "act.sid");
+	}
 	return true;
 }
 

@@ -18,8 +18,8 @@
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
 #include "jwt/jose.h"
+#include "jwt/json_text.h"
 #include "session/check.h"
-#include "session/strict_json.h"
 
 GN_FUNCTION(gn_session_client_id_make);
 GN_FUNCTION(gn_session_client_secret_make);
@@ -121,13 +121,15 @@ gn_session_assertion_claims(PG_FUNCTION_ARGS)
 {
 	text *assertion = PG_GETARG_TEXT_PP(0);
 	size_t len = VARSIZE_ANY_EXHDR(assertion);
+	GnJsonbBuilder builder;
 	GnJws jws;
 
 	if (len > GN_JOSE_MAX_TOKEN ||
-		gn_jws_parse(&jws, VARDATA_ANY(assertion), len, palloc(len + 1)) !=
-			GN_JOSE_OK ||
-		!gn_session_strict_json(jws.payload, jws.payload_len))
+		gn_jws_parse(&jws, VARDATA_ANY(assertion), len, palloc(len + 1)) != GN_JOSE_OK)
 		PG_RETURN_NULL();
-	PG_RETURN_JSONB_P(
-		gn_jsonb_from_text(pnstrdup((const char *) jws.payload, jws.payload_len)));
+	gn_jsonb_build_begin(&builder);
+	if (!gn_json_read(jws.payload, jws.payload_len, palloc(jws.payload_len + 1),
+					  &builder.reader))
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(gn_jsonb_build_end(&builder));
 }

@@ -22,12 +22,12 @@ ALTER TABLE _grownext.session_client ENABLE ALWAYS TRIGGER session_client_invali
 
 -- Administration -----------------------------------------------------------------
 
--- The audiences that setup() allowed; the first is the default.
+-- The audiences of access tokens; the first is the default.
 CREATE OR REPLACE FUNCTION _grownext.session_audiences() RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce((SELECT ARRAY(SELECT jsonb_array_elements_text(o.value)) FROM _grownext.core_option AS o WHERE o.name = 'audiences'), '{}');
+    SELECT coalesce((SELECT p.audiences FROM grownext.token_profile AS p WHERE p.purpose = 'access'), '{}');
 $$;
-COMMENT ON FUNCTION _grownext.session_audiences() IS 'The audiences that setup() allowed.';
+COMMENT ON FUNCTION _grownext.session_audiences() IS 'The audiences of access tokens.';
 
 -- A gateway does SET ROLE with the role of a token: never a role that is above the rest.
 CREATE OR REPLACE FUNCTION _grownext.session_role_allowed(role name) RETURNS boolean
@@ -84,7 +84,7 @@ BEGIN
         IF other IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('audience "%s" is not allowed here', left(other, 100)),
-                HINT = 'Allowed are the audiences that setup() was given.';
+                HINT = 'Allowed are the audiences that setup() was given, or those of the profile of access tokens.';
         END IF;
     END IF;
     IF options ? 'ttl' THEN
@@ -354,13 +354,6 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.session_client_failed(text, uuid) IS 'Remembers a failed authentication of a client.';
 
--- Who the client's assertion has to be made for.
-CREATE OR REPLACE FUNCTION _grownext.session_token_endpoint() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT rtrim(o.value #>> '{}', '/') || '/token' FROM _grownext.core_option AS o WHERE o.name = 'issuer';
-$$;
-COMMENT ON FUNCTION _grownext.session_token_endpoint() IS 'The address of the token endpoint.';
-
 -- Whether an assertion (RFC 7523) proves the client that it names: signed by its key, made
 -- for us, by itself, for a short time, and not used before. For a client without keys
 -- there is a signature to verify all the same, which then counts for nothing.
@@ -371,7 +364,7 @@ DECLARE
     now_s CONSTANT numeric := extract(epoch FROM _grownext.core_now());
     leeway CONSTANT int := 30;
     longest CONSTANT int := 300;
-    issuer CONSTANT text := (SELECT o.value #>> '{}' FROM _grownext.core_option AS o WHERE o.name = 'issuer');
+    here CONSTANT jsonb := grownext.discovery();
     verified record;
     expires_s numeric;
 BEGIN
@@ -379,7 +372,7 @@ BEGIN
     IF NOT verified.valid OR client.jwks IS NULL
        OR lower(coalesce(verified.header ->> 'typ', 'jwt')) NOT IN ('jwt', 'client-authentication+jwt')
        OR claims ->> 'iss' IS DISTINCT FROM client.id OR claims ->> 'sub' IS DISTINCT FROM client.id
-       OR NOT coalesce(claims -> 'aud' ?| ARRAY[issuer, _grownext.session_token_endpoint()], false)
+       OR NOT coalesce(claims -> 'aud' ?| ARRAY[here ->> 'issuer', coalesce(here ->> 'token_endpoint', rtrim(here ->> 'issuer', '/') || '/token')], false)
        OR jsonb_typeof(claims -> 'aud') NOT IN ('string', 'array')
        OR jsonb_typeof(claims -> 'exp') IS DISTINCT FROM 'number'
        OR jsonb_typeof(claims -> 'jti') IS DISTINCT FROM 'string' OR claims ->> 'jti' = ''
@@ -409,6 +402,7 @@ DECLARE
     claims CONSTANT jsonb := _grownext.session_assertion_claims(client_assertion);
     named CONSTANT text := coalesce(session_client_authenticate.client_id, claims ->> 'sub');
     found _grownext.session_client;
+    digests bytea[];
     proven boolean;
 BEGIN
     IF client_secret IS NOT NULL AND client_assertion IS NOT NULL THEN
@@ -424,9 +418,9 @@ BEGIN
     IF client_assertion IS NOT NULL THEN
         proven := _grownext.session_assertion_proves(client_assertion, coalesce(claims, '{}'), found);
     ELSE
-        proven := _grownext.session_client_secret_matches(coalesce(client_secret, ''),
-            ARRAY(SELECT x.digest FROM _grownext.session_client_secret AS x
-                   WHERE x.client_id = named AND (x.expires_at IS NULL OR x.expires_at > _grownext.core_now())));
+        digests := ARRAY(SELECT x.digest FROM _grownext.session_client_secret AS x
+                          WHERE x.client_id = named AND (x.expires_at IS NULL OR x.expires_at > _grownext.core_now()));
+        proven := _grownext.session_client_secret_matches(coalesce(client_secret, ''), digests);
     END IF;
     IF proven AND found.disabled_at IS NULL THEN
         client := found;

@@ -2,17 +2,23 @@
 -- impersonation
 
 -- Claims of an access token of this platform that is valid now, for whichever audience,
--- and that nobody has revoked; NULL for anything else.
+-- that nobody has revoked and whose tenant is active; NULL for anything else.
 CREATE OR REPLACE FUNCTION _grownext.session_access_claims(token text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     audience text;
     info record;
+    claims jsonb;
 BEGIN
     FOREACH audience IN ARRAY _grownext.session_audiences() LOOP
         info := grownext.jwt_inspect(session_access_claims.token, audience);
         IF info.active THEN
-            RETURN CASE WHEN _grownext.session_claims_live(info.claims) THEN info.claims END;
+            claims := info.claims;
+            IF NOT _grownext.session_claims_live(claims)
+               OR EXISTS (SELECT FROM _grownext.tenant_tenant AS t WHERE t.id = (claims ->> 'tenant_id')::uuid AND t.state <> 'active') THEN
+                RETURN NULL;
+            END IF;
+            RETURN claims;
         END IF;
         EXIT WHEN info.error <> 'wrong_audience';
     END LOOP;
@@ -58,7 +64,8 @@ COMMENT ON FUNCTION _grownext.session_grant_scope(text, text[]) IS 'The scope of
 CREATE OR REPLACE FUNCTION _grownext.session_exchange_answer(subject text, claims jsonb, audience text, ttl interval) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    seconds CONSTANT int := floor(extract(epoch FROM ttl))::int;
+    longest CONSTANT int := (SELECT p.max_ttl FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access');
+    seconds CONSTANT int := least(floor(extract(epoch FROM ttl))::int, longest);
 BEGIN
     IF seconds < 1 THEN
         RETURN _grownext.session_error('invalid_request', 'a token of the request is about to expire');
@@ -137,6 +144,7 @@ DECLARE
     asked record;
     ttl interval := least(_grownext.session_remaining(actor), interval '15 minutes');
     answer jsonb;
+    issued jsonb;
 BEGIN
     IF actor IS NULL OR client.tenant_id IS NOT NULL AND actor ->> 'tenant_id' IS DISTINCT FROM client.tenant_id::text THEN
         RETURN _grownext.session_error('invalid_request', 'the actor_token is not valid');
@@ -189,10 +197,10 @@ BEGIN
     IF answer ? 'error' THEN
         RETURN answer;
     END IF;
+    issued := _grownext.session_assertion_claims(answer ->> 'access_token');
     PERFORM _grownext.audit_write_for('user.impersonated', 'user:' || subject, tenant, NULL,
-        jsonb_build_object('reason', reason, 'ticket', ticket, 'scope', asked.granted, 'expires_in', answer -> 'expires_in',
-            'actor', actor ->> 'sub', 'client_id', coalesce(client.id, actor ->> 'client_id'),
-            'jti', _grownext.session_assertion_claims(answer ->> 'access_token') ->> 'jti'),
+        jsonb_build_object('reason', reason, 'ticket', ticket, 'scope', asked.granted, 'actor', actor ->> 'sub',
+            'client_id', issued -> 'client_id', 'jti', issued -> 'jti', 'expires_at', to_timestamp((issued ->> 'exp')::float8)),
         actor ->> 'sub', subject::text);
     PERFORM _grownext.core_event_emit('user.impersonated', tenant,
         jsonb_build_object('user_id', subject, 'actor', actor ->> 'sub', 'reason', reason, 'ticket', ticket));

@@ -1,4 +1,8 @@
 -- src/session/functions.sql: sessions begin, go on and end
+--
+-- Here and in the files beside it: what holds a secret (a token, an assertion, an answer
+-- with tokens in it) stands in plain expressions only, assignments and RETURN. In a
+-- statement it would be a parameter, which auto_explain writes into the log.
 
 CREATE OR REPLACE FUNCTION _grownext.session_token_make(id uuid, generation int, counter bigint) RETURNS text
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_session_token_make';
@@ -28,8 +32,8 @@ ALTER TABLE _grownext.session_session ENABLE ALWAYS TRIGGER session_session_gone
 CREATE OR REPLACE FUNCTION _grownext.session_access_token(session _grownext.session_session, tenant_role text, scope text, audience text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ttl CONSTANT interval := least(interval '15 minutes', session.expires_at - _grownext.core_now());
-    seconds CONSTANT int := greatest(floor(extract(epoch FROM ttl))::int, 1);
+    usual CONSTANT int := coalesce((SELECT p.ttl FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access'), 15 * 60);
+    seconds CONSTANT int := greatest(least(usual, floor(extract(epoch FROM session.expires_at - _grownext.core_now()))::int), 1);
 BEGIN
     RETURN jsonb_build_object(
         'access_token', _grownext.jwt_issue(session.user_id::text,
@@ -196,7 +200,7 @@ DECLARE
     tenant_role text;
     answer jsonb;
 BEGIN
-    SELECT * INTO given FROM _grownext.session_token_parse(session_rotate.refresh_token);
+    given := _grownext.session_token_parse(coalesce(session_rotate.refresh_token, ''));
     IF given.id IS NULL THEN
         RETURN _grownext.session_refusal('the refresh token is not valid');
     END IF;
@@ -261,8 +265,10 @@ $$;
 COMMENT ON FUNCTION _grownext.session_rotate(text, text, text) IS 'New tokens for a refresh token, or {error, error_description}; reuse revokes the session.';
 
 CREATE OR REPLACE FUNCTION grownext.session_refresh(refresh_token text) RETURNS jsonb
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT _grownext.session_rotate(session_refresh.refresh_token, NULL, NULL);
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN _grownext.session_rotate(session_refresh.refresh_token, NULL, NULL);
+END
 $$;
 COMMENT ON FUNCTION grownext.session_refresh(text) IS 'New tokens for a refresh token, or {error, error_description}; reuse revokes the session.';
 

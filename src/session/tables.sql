@@ -47,7 +47,7 @@ COMMENT ON TABLE _grownext.session_use IS 'When sessions were last used, to with
 SELECT pg_catalog.pg_extension_config_dump('_grownext.session_use', '');
 
 -- Access tokens that were revoked before their time. Only a valid token gets in, and it
--- leaves when it would have expired, so there are never more than were minted in a day.
+-- leaves when it would have expired, so there are never more than live tokens.
 CREATE TABLE _grownext.session_revoked_token (
     jti        text        NOT NULL,
     revoked_at timestamptz NOT NULL,

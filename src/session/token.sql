@@ -8,7 +8,8 @@
 CREATE OR REPLACE FUNCTION _grownext.session_client_token(client _grownext.session_client, scope text, audience text, resource text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    seconds CONSTANT int := floor(extract(epoch FROM client.ttl))::int;
+    longest CONSTANT int := (SELECT p.max_ttl FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access');
+    seconds CONSTANT int := least(floor(extract(epoch FROM client.ttl))::int, longest);
     target record;
     asked record;
 BEGIN
@@ -89,7 +90,7 @@ DECLARE
     found _grownext.session_session;
     ends_at timestamptz;
 BEGIN
-    SELECT * INTO given FROM _grownext.session_token_parse(session_refresh_claims.token);
+    given := _grownext.session_token_parse(session_refresh_claims.token);
     SELECT s.* INTO found FROM _grownext.session_session AS s
      WHERE s.id = given.id AND s.generation = given.generation AND s.revoked_at IS NULL
        AND (s.counter = given.counter OR s.counter - 1 = given.counter AND s.last_refreshed_at + grace > asked_at);
@@ -98,7 +99,7 @@ BEGIN
         RETURN NULL;
     END IF;
     RETURN jsonb_strip_nulls(jsonb_build_object(
-        'iss', (SELECT o.value #>> '{}' FROM _grownext.core_option AS o WHERE o.name = 'issuer'),
+        'iss', grownext.discovery() ->> 'issuer',
         'sub', found.user_id, 'sid', found.id, 'client_id', found.client_id, 'tenant_id', found.tenant_id, 'scope', found.scope,
         'iat', floor(extract(epoch FROM coalesce(found.last_refreshed_at, found.created_at)))::bigint,
         'exp', floor(extract(epoch FROM ends_at))::bigint));
@@ -156,7 +157,7 @@ DECLARE
 BEGIN
     IF token LIKE 'gnr\_%' THEN
         -- any token of the family, the current one or not
-        SELECT * INTO given FROM _grownext.session_token_parse(token_revoke.token);
+        given := _grownext.session_token_parse(token_revoke.token);
         PERFORM _grownext.session_end(
             ARRAY(SELECT s.id FROM _grownext.session_session AS s WHERE s.id = given.id AND s.generation = given.generation),
             'refresh token revoked', 'session.revoked');

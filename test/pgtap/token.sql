@@ -42,7 +42,7 @@ SELECT is(p.proparallel::text, 's', format('grownext.%s is parallel safe', p.pro
 SELECT columns_are('grownext', 'secret', ARRAY['name', 'set_at', 'previous_until']);
 SELECT columns_are('grownext', 'signing_key', ARRAY['kid', 'purpose', 'alg', 'state', 'provider', 'public_jwk', 'created_at', 'published_at', 'activated_at', 'retired_at', 'revoked_at', 'accepted_until']);
 SELECT columns_are('grownext', 'user_account', ARRAY['id', 'email', 'name', 'external_id', 'attributes', 'created_at', 'updated_at', 'disabled_at']);
-SELECT columns_are('grownext', 'session', ARRAY['id', 'user_id', 'tenant_id', 'client_id', 'scope', 'acr', 'amr', 'auth_time', 'ip', 'user_agent', 'attributes', 'created_at', 'last_refreshed_at', 'expires_at', 'revoked_at', 'revoke_reason']);
+SELECT columns_are('grownext', 'session', ARRAY['id', 'user_id', 'tenant_id', 'client_id', 'scope', 'acr', 'amr', 'auth_time', 'ip', 'user_agent', 'attributes', 'created_at', 'last_refreshed_at', 'expires_at', 'revoked_at', 'revoke_reason', 'last_used_at', 'device']);
 
 -- Rights: these roles and no others
 CREATE TEMP TABLE allowed (what text, roles text);

@@ -2,6 +2,7 @@
 #include "postgres.h"
 
 #include "crypto/digest.c"
+#include "crypto/random.c"
 #include "tap.h"
 
 static char *
