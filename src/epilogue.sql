@@ -190,7 +190,18 @@ GRANT EXECUTE ON FUNCTION
     grownext.user_create(text, text, uuid, text, jsonb), grownext.user_update(uuid, jsonb),
     grownext.user_disable(uuid), grownext.user_enable(uuid), grownext.user_delete(uuid)
     TO grownext_admin, grownext_service;
-GRANT SELECT ON grownext.user_account TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT SELECT ON grownext.user_account, grownext.totp_factor TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- who makes a link or delivers one, holds what signs its user in
+GRANT EXECUTE ON FUNCTION grownext.login_link_create(text, interval, inet), grownext.login_link_deliver(uuid)
+    TO grownext_admin, grownext_service;
+GRANT USAGE ON TYPE grownext.login_link_message TO grownext_admin, grownext_service;
+-- an end user for the own account
+GRANT EXECUTE ON FUNCTION
+    grownext.totp_enroll(uuid, jsonb), grownext.totp_verify(uuid, text),
+    grownext.totp_recovery_codes(uuid), grownext.totp_disable(uuid)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT EXECUTE ON FUNCTION grownext.has_step_up(text, interval), grownext.require_step_up(text, interval)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user, grownext_anon;
 -- a view's functions are called with its reader's rights
 GRANT EXECUTE ON FUNCTION _grownext.core_caller_has(text) TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
@@ -201,6 +212,9 @@ GRANT EXECUTE ON FUNCTION
     grownext.session_switch_tenant(uuid, uuid),
     grownext.session_revoke(uuid, text), grownext.session_revoke_all(uuid, uuid, uuid, text)
     TO grownext_admin, grownext_service, grownext_user;
+GRANT EXECUTE ON FUNCTION grownext.login_link_redeem(text, jsonb) TO grownext_admin, grownext_service, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION grownext.session_step_up(text, uuid) TO grownext_admin, grownext_service, grownext_user;
+GRANT EXECUTE ON FUNCTION grownext.session_elevate(uuid, text, text[]) TO grownext_admin, grownext_service;
 GRANT SELECT ON grownext.session TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 -- a credential is presented, and decides
 GRANT EXECUTE ON FUNCTION

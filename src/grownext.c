@@ -12,6 +12,7 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
+#include "account/account.h"
 #include "audit/audit.h"
 #include "core/core.h"
 #include "crypto/crypto.h"
@@ -24,9 +25,11 @@
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
-	&gn_core_component,    &gn_crypto_component,      &gn_queue_component,
-	&gn_audit_component,   &gn_jwt_component,         &gn_tenant_component,
-	&gn_session_component, &gn_entitlement_component, NULL,
+	&gn_core_component,        &gn_crypto_component,
+	&gn_queue_component,       &gn_audit_component,
+	&gn_jwt_component,         &gn_account_component,
+	&gn_tenant_component,      &gn_session_component,
+	&gn_entitlement_component, NULL,
 };
 
 const GnComponent *const *gn_components = components;

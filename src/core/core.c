@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "funcapi.h"
+#include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/timestamp.h"
@@ -27,13 +28,28 @@ init_core(void)
 	gn_identity_init();
 	gn_utility_init();
 	gn_launcher_init();
+	gn_rate_init();
+	gn_limits_init();
+}
+
+static Size
+core_shmem_size(void)
+{
+	return add_size(gn_worker_shmem_size(), gn_rate_shmem_size());
+}
+
+static void
+core_shmem_init(void)
+{
+	gn_worker_shmem_init();
+	gn_rate_shmem_init();
 }
 
 const GnComponent gn_core_component = {
 	.name = "core",
 	.init = init_core,
-	.shmem_size = gn_worker_shmem_size,
-	.shmem_init = gn_worker_shmem_init,
+	.shmem_size = core_shmem_size,
+	.shmem_init = core_shmem_init,
 	.tick = "SELECT _grownext.core_tick($1)",
 };
 

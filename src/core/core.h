@@ -13,6 +13,7 @@
 #include "core/component.h"
 #include "core/context.h"
 #include "core/errors.h"
+#include "core/rate.h"
 #include "core/spi.h"
 
 extern const GnComponent gn_core_component;

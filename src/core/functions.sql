@@ -474,6 +474,20 @@ BEGIN
         item.since := NULL;
     END IF;
 
+    SELECT * INTO row_found FROM _grownext.core_rate_facts();
+    item.item := 'rate limits';
+    item.state := 'ok'; item.hint := NULL; item.since := NULL;
+    item.detail := format('%s of %s buckets in use', row_found.used, row_found.buckets);
+    IF NOT row_found.shared THEN
+        item.state := 'degraded'; item.detail := 'limits and failed attempts are counted per session, for want of shared memory';
+        item.hint := _grownext.core_preload_hint(facts.preload_libraries);
+    ELSIF row_found.evicted_at > _grownext.core_now() - interval '1 hour' THEN
+        item.state := 'degraded';
+        item.detail := format('%s buckets gave way while they still counted, the last one at %s', row_found.evicted, row_found.evicted_at);
+        item.hint := format('ALTER SYSTEM SET grownext.rate_limit_memory = ''%skB''; then restart the server.', pg_size_bytes(current_setting('grownext.rate_limit_memory')) / 512);
+    END IF;
+    RETURN NEXT item;
+
     -- A launcher, and a scheduler with its executors per armed database.
     needed := 1 + least(coalesce(facts.slots, 1 + facts.executors), greatest(coalesce(facts.armed_databases, 0), 1) * (1 + facts.executors));
     item.item := 'max_worker_processes';

@@ -86,3 +86,6 @@ SELECT pg_catalog.pg_extension_config_dump('_grownext.core_event_route', '');
 CREATE TYPE grownext.setup_step AS (step text, state text, hint text);
 CREATE TYPE grownext.status_item AS (component text, item text, state text, detail text, hint text, since timestamptz);
 CREATE TYPE grownext.worker_info AS (database name, worker text, pid int, state text, last_tick_at timestamptz, restarts int, last_error text);
+
+-- What a rate limit answers; src/core/rate.h says what each column means.
+CREATE TYPE _grownext.core_rate_verdict AS (allowed boolean, burst bigint, remaining bigint, retry_at timestamptz, reset_at timestamptz);

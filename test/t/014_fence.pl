@@ -78,7 +78,7 @@ $standby->start;
 $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 is(identity($standby, 'one'), 'ok', 'standby: status() works');
 is( $standby->safe_psql('one', "SELECT string_agg(item || '=' || state, ' ' ORDER BY item) FROM grownext.status() WHERE component = 'core'"),
-	'executors=ok identity=ok launcher=off max_worker_processes=ok mode=ok preload=ok recovery=ok scheduler=off version=ok worker slots=ok',
+	'executors=ok identity=ok launcher=off max_worker_processes=ok mode=ok preload=ok rate limits=ok recovery=ok scheduler=off version=ok worker slots=ok',
 	'standby: nothing is wrong, nothing runs');
 is($standby->safe_psql('one', "SELECT string_agg(worker || '=' || state, ' ') FROM grownext.workers()"), 'launcher=down', 'standby: no worker');
 ($rc, $out, $err) = $standby->psql('one', "SELECT grownext.fence('x')");
