@@ -26,6 +26,7 @@
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
 #include "jwt/jwt.h"
+#include "session/api_key.h"
 #include "session/session.h"
 
 GN_FUNCTION(gn_session_token_make);
@@ -202,6 +203,7 @@ static void
 session_init(void)
 {
 	gn_context_register_check(check_session);
+	gn_api_key_cache_init();
 	DefineCustomIntVariable("grownext.session_idle_timeout",
 							"Time without a refresh after which a session ends.", NULL,
 							&idle_timeout, 14 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP,
@@ -221,5 +223,8 @@ session_init(void)
 const GnComponent gn_session_component = {
 	.name = "session",
 	.init = session_init,
-	.tick = "SELECT _grownext.session_tick($1)",
+	.shmem_size = gn_api_key_shmem_size,
+	.shmem_init = gn_api_key_shmem_init,
+	.tick = "SELECT least(_grownext.session_tick($1), "
+			"_grownext.session_api_key_tick($1))",
 };
