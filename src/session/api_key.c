@@ -419,7 +419,7 @@ refuse(const Outcome *outcome, const char *scope)
 	switch (outcome->code)
 	{
 		case CODE_VALID:
-			return;
+			break;
 		case CODE_TENANT_NOT_ACTIVE:
 			ereport(ERROR, (errcode(GN_ERRCODE_TENANT_NOT_ACTIVE),
 							errmsg("tenant \"%s\" is not active",
@@ -456,6 +456,7 @@ refuse(const Outcome *outcome, const char *scope)
 					 errhidestmt(true)));
 			break;
 	}
+	pg_unreachable();
 }
 
 /* SQL: grownext.authenticate_api_key(api_key text, scope text, address inet) */
@@ -466,7 +467,9 @@ gn_authenticate_api_key(PG_FUNCTION_ARGS)
 	Jsonb *claims;
 
 	judge(fcinfo, &outcome);
-	refuse(&outcome, PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	if (outcome.code != CODE_VALID)
+		refuse(&outcome,
+			   PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	claims = copy_jsonb(outcome.key->claims);
 	gn_context_run_checks(claims);
 	gn_context_bind(GN_CONTEXT_TOKEN, claims, NULL);
