@@ -456,7 +456,6 @@ refuse(const Outcome *outcome, const char *scope)
 					 errhidestmt(true)));
 			break;
 	}
-	pg_unreachable();
 }
 
 /* SQL: grownext.authenticate_api_key(api_key text, scope text, address inet) */
@@ -468,8 +467,11 @@ gn_authenticate_api_key(PG_FUNCTION_ARGS)
 
 	judge(fcinfo, &outcome);
 	if (outcome.code != CODE_VALID)
+	{
 		refuse(&outcome,
 			   PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
+		pg_unreachable();
+	}
 	claims = copy_jsonb(outcome.key->claims);
 	gn_context_run_checks(claims);
 	gn_context_bind(GN_CONTEXT_TOKEN, claims, NULL);
