@@ -229,9 +229,6 @@ BEGIN
             HINT = 'Such as reports:read.';
     ELSIF api_key_create.expires_at <= _grownext.core_now() OR NOT isfinite(api_key_create.expires_at) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'an API key must expire in the future, or never (NULL)';
-    ELSIF NOT _grownext.session_api_key_trusted() AND EXISTS (SELECT FROM unnest(scopes) AS s WHERE NOT coalesce(grownext.has_scope(s), false)) THEN
-        RAISE EXCEPTION USING ERRCODE = 'NX014', MESSAGE = 'an API key cannot have a scope that its creator lacks',
-            HINT = 'Let a trusted back end create it.';
     END IF;
     -- a tenant that goes away now would take the key along
     PERFORM FROM _grownext.tenant_tenant AS t WHERE t.id = concerned FOR KEY SHARE;
@@ -247,6 +244,7 @@ BEGIN
     key.scopes := ARRAY(SELECT s FROM unnest(api_key_create.scopes) WITH ORDINALITY AS u (s, n) GROUP BY s ORDER BY min(n));
     key.expires_at := api_key_create.expires_at;
     key := _grownext.session_api_key_apply(key, api_key_create.options);
+    PERFORM _grownext.session_api_key_check_reach(key);
     secret := _grownext.session_api_key_store(key);
     SELECT k.* INTO key FROM _grownext.session_api_key AS k WHERE k.id = secret.id;
     PERFORM _grownext.session_api_key_record('api_key.created', key);
@@ -256,6 +254,24 @@ $$;
 COMMENT ON FUNCTION grownext.api_key_create(text, text[], timestamptz, text, jsonb, uuid) IS 'Creates an API key of the named or current tenant; its text is returned this once.';
 
 -- Changing and ending ------------------------------------------------------------
+
+-- Whoever gets the text of a key may do what it may do: an end user gets none that can do
+-- more, or speaks for somebody else, than the own credential.
+CREATE OR REPLACE FUNCTION _grownext.session_api_key_check_reach(key _grownext.session_api_key) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF _grownext.session_api_key_trusted() THEN
+        RETURN;
+    ELSIF key.subject IS NOT NULL OR key.role IS NOT NULL OR key.user_id <> grownext.current_user_id() THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = 'permission denied to hold an API key that speaks for somebody else', DETAIL = 'The options user_id, subject and role take grownext_service or grownext_admin.';
+    ELSIF EXISTS (SELECT FROM unnest(key.scopes) AS s WHERE NOT coalesce(grownext.has_scope(s), false)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'NX014', MESSAGE = 'an API key cannot have a scope that its creator lacks',
+            HINT = 'Let a trusted back end create it.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.session_api_key_check_reach(_grownext.session_api_key) IS 'Raises unless the caller may get the text of a key with these rights.';
 
 -- The key, locked, if the caller may change it; NULL otherwise, as if there were none.
 CREATE OR REPLACE FUNCTION _grownext.session_api_key_lock(id uuid) RETURNS _grownext.session_api_key
@@ -327,6 +343,7 @@ BEGIN
             HINT = CASE WHEN present.replaced_by IS NOT NULL THEN format('SELECT * FROM grownext.api_key_reroll(%L);', present.replaced_by)
                         ELSE 'Create a new one with grownext.api_key_create().' END;
     END IF;
+    PERFORM _grownext.session_api_key_check_reach(present);
     successor.id := gen_random_uuid();
     successor.expires_at := asked_at + (present.expires_at - present.created_at);
     UPDATE _grownext.session_api_key AS k

@@ -188,7 +188,7 @@ SELECT grownext.user_enable('5a1f0d0e-0000-4000-8000-0000000000b2');
 SELECT is(code(:'ckey'), 'VALID', 'as long as the user is');
 SELECT grownext.member_remove(:'acme', '5a1f0d0e-0000-4000-8000-0000000000b2');
 SELECT is(code(:'ckey') || ' ' || (SELECT revoke_reason FROM grownext.api_key WHERE id = :'c'), 'DISABLED membership ended', 'a member who leaves takes the key along');
-SELECT api_key AS bkey FROM make('machine', '{"subject": "svc:billing", "role": "ak_user"}') \gset
+SELECT id AS m, api_key AS bkey FROM make('machine', '{"subject": "svc:billing", "role": "ak_user"}') \gset
 SELECT is(grownext.authenticate_api_key(:'bkey') - 'api_key_id' - 'tenant_id', '{"sub": "svc:billing", "scope": "", "role": "ak_user"}', 'a key may speak for a subject of the application, in a role of it');
 
 -- Reroll ----------------------------------------------------------------------------------
@@ -217,6 +217,7 @@ SELECT clock('2030-01-01 00:00:00');
 
 -- End users ----------------------------------------------------------------------------------
 
+SELECT api_key AS bobkey, id AS bobid FROM make('bob''s', format('{"user_id": "%s"}', :'bob')::jsonb) \gset
 SAVEPOINT users;
 -- the bound caller is a service's word; the role that is set is an end user's
 SELECT grownext.act_as(:'ann', :'acme', '{"scope": "reports:read"}');
@@ -224,7 +225,12 @@ SELECT is(state_as('ak_user', 'SELECT grownext.api_key_create(''mine'', ''{repor
 SELECT is(state_as('ak_user', 'SELECT grownext.api_key_create(''mine'', ''{reports:write}'')'), 'NX014', 'with no more scopes than the own ones');
 SELECT is(state_as('ak_user', format('SELECT grownext.api_key_create(''mine'', tenant_id => %L)', :'evil')), '42501', 'in no other tenant');
 SELECT is(state_as('ak_user', format('SELECT grownext.api_key_create(''mine'', options => ''{"%s": "x"}'')', o)), '42501', 'without a say in ' || o) FROM unnest('{user_id,subject,role}'::text[]) AS o;
-SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'s')), 'done', 'rerolls one');
+SELECT is(state_as('ak_user', 'SELECT grownext.api_key_create(''mine'', options => ''{"user_id": "a1111111-1111-4111-8111-111111111111"}'')'), '42501', 'not even for himself');
+SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'k')), 'done', 'rerolls one');
+SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'u')), 'done', 'and the own one');
+SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'s')), 'NX014', 'but gets no text with scopes that the own credential lacks');
+SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'m')), '42501', 'nor one that speaks for another subject');
+SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'bobid')), '42501', 'nor one that acts for another user');
 SET LOCAL ROLE ak_user;
 SELECT cmp_ok((SELECT count(*) FROM grownext.api_key), '>', 5::bigint, 'sees them');
 SELECT ok(grownext.api_key_revoke(:'s'), 'ends one');
@@ -234,16 +240,15 @@ SELECT is(state_as('ak_user', 'SELECT grownext.api_key_create(''his'')'), '42501
 SELECT is(state_as('ak_user', format('SELECT grownext.api_key_reroll(%L)', :'k')), '42704', 'rerolls none, as if there were none');
 SET LOCAL ROLE ak_user;
 SELECT ok(NOT grownext.api_key_revoke(:'k'), 'ends none');
-SELECT is((SELECT count(*) FROM grownext.api_key), 0::bigint, 'sees none');
+SELECT is((SELECT array_agg(name) FROM grownext.api_key), '{bob''s}', 'and sees the own ones alone');
 RESET ROLE;
 SELECT grownext.act_as(:'bob', :'evil');
 SET LOCAL ROLE ak_user;
 SELECT ok(NOT grownext.api_key_revoke(:'k'), 'another tenant''s owner ends none');
-SELECT is((SELECT count(*) FROM grownext.api_key), 0::bigint, 'and sees none');
+SELECT is((SELECT array_agg(name) FROM grownext.api_key), '{bob''s}', 'and sees none but the own ones');
 RESET ROLE;
 ROLLBACK TO users;
 SAVEPOINT users;
-SELECT api_key AS bobkey, id AS bobid FROM make('bob''s', format('{"user_id": "%s"}', :'bob')::jsonb) \gset
 SELECT grownext.act_as(:'bob', :'acme');
 SET LOCAL ROLE ak_user;
 SELECT is((SELECT array_agg(name) FROM grownext.api_key), '{bob''s}', 'everybody sees the own keys');
@@ -281,7 +286,7 @@ SELECT is((SELECT count(*) FROM grownext.audit_event WHERE target = 'api_key:' |
 
 -- Ends with what it stands on -------------------------------------------------------------------
 
-SELECT id AS b2, api_key AS b2key FROM make('bob''s', format('{"user_id": "%s"}', :'bob')::jsonb) \gset
+SELECT id AS b2, api_key AS b2key FROM make('bob''s other', format('{"user_id": "%s"}', :'bob')::jsonb) \gset
 SELECT grownext.member_add(:'evil', :'ann', 'owner');
 SELECT grownext.user_delete(:'bob');
 SELECT is(code(:'b2key'), 'NOT_FOUND', 'a deleted user''s key is gone');
