@@ -233,6 +233,18 @@ GRANT SELECT ON grownext.client TO grownext_admin, grownext_service, grownext_au
 -- a view's functions are called with its reader's rights
 GRANT EXECUTE ON FUNCTION _grownext.core_now() TO grownext_auditor;
 
+-- API keys: end users make and end keys as far as their role in the tenant permits
+GRANT EXECUTE ON FUNCTION grownext.api_key_verify(text, text, inet), grownext.authenticate_api_key(text, text, inet)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
+GRANT EXECUTE ON FUNCTION
+    grownext.api_key_create(text, text[], timestamptz, text, jsonb, uuid),
+    grownext.api_key_reroll(uuid, interval), grownext.api_key_revoke(uuid)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT USAGE ON TYPE grownext.api_key_secret TO grownext_admin, grownext_service, grownext_user;
+GRANT SELECT ON grownext.api_key TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+-- called in the view, with the reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.session_api_key_reads() TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+
 -- audit
 GRANT EXECUTE ON FUNCTION
     grownext.audit_append(text, text, jsonb, uuid, text, timestamptz, text, text, jsonb, boolean),

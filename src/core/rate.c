@@ -80,7 +80,9 @@ static RateTable *table = NULL;
 static int32
 buckets_per_partition(int memory_kb)
 {
-	return (int32) ((int64) memory_kb * 1024 / sizeof(RateBucket) / PARTITIONS);
+	/* a bucket has at most two chains, see chains_per_partition() */
+	return (int32) ((int64) memory_kb * 1024 /
+					(sizeof(RateBucket) + 2 * sizeof(int32)) / PARTITIONS);
 }
 
 static int32
@@ -459,7 +461,7 @@ gn_rate_init(void)
 {
 	DefineCustomIntVariable("grownext.rate_limit_memory",
 							"Shared memory for rate limits and failed attempts.",
-							"About 64 bytes for each limit that is partly used up.",
+							"About 72 bytes for each limit that is partly used up.",
 							&rate_memory, 4096, 64, 1024 * 1024, GN_PGC_POSTMASTER,
 							GUC_UNIT_KB, NULL, NULL, NULL);
 }

@@ -17,6 +17,7 @@
 #include "utils/jsonb.h"
 
 #include "core/core.h"
+#include "jwt/jwt.h"
 #include "jwt/profile.h"
 #include "jwt/token.h"
 
@@ -28,8 +29,8 @@ GN_FUNCTION(gn_act_as);
  * the end of this very statement. Inside a function or another query, whose error
  * contexts stand on the stack, what follows still profits.
  */
-static void
-warn_outside_block(const char *what)
+void
+gn_warn_outside_block(const char *what)
 {
 	const ErrorContextCallback *outer = error_context_stack;
 	bool top_level = outer == NULL || (outer->previous == NULL &&
@@ -58,7 +59,7 @@ gn_authenticate(PG_FUNCTION_ARGS)
 							   NULL, GN_PURPOSE_ACCESS);
 	gn_context_run_checks(claims);
 	gn_context_bind(GN_CONTEXT_TOKEN, claims, NULL);
-	warn_outside_block("authenticate()");
+	gn_warn_outside_block("authenticate()");
 	PG_RETURN_JSONB_P(claims);
 }
 
@@ -169,6 +170,6 @@ gn_act_as(PG_FUNCTION_ARGS)
 					NULL);
 	if (reason)
 		audit_impersonation(subject, tenant, actor, reason);
-	warn_outside_block("act_as()");
+	gn_warn_outside_block("act_as()");
 	PG_RETURN_VOID();
 }

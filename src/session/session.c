@@ -19,6 +19,8 @@
 #include "core/core.h"
 #include "crypto/crypto.h"
 #include "jwt/base64url.h"
+#include "jwt/jwt.h"
+#include "session/api_key.h"
 #include "session/check.h"
 #include "session/session.h"
 
@@ -148,6 +150,7 @@ static void
 session_init(void)
 {
 	gn_session_check_init();
+	gn_api_key_cache_init();
 	DefineCustomIntVariable("grownext.session_idle_timeout",
 							"Time without a refresh after which a session ends.", NULL,
 							&idle_timeout, 14 * SECS_PER_DAY, 60, INT_MAX, PGC_SIGHUP,
@@ -167,5 +170,8 @@ session_init(void)
 const GnComponent gn_session_component = {
 	.name = "session",
 	.init = session_init,
-	.tick = "SELECT _grownext.session_tick($1)",
+	.shmem_size = gn_api_key_shmem_size,
+	.shmem_init = gn_api_key_shmem_init,
+	.tick = "SELECT least(_grownext.session_tick($1), "
+			"_grownext.session_api_key_tick($1))",
 };
