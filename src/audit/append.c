@@ -137,7 +137,8 @@ find_actor(const char *named, AuditActor *found)
 	const GnContext *context = gn_context();
 
 	*found = (AuditActor){.session_role = GetUserNameFromId(GetSessionUserId(), false)};
-	if (context)
+	found->request_id = gn_request_id();
+	if (context && found->request_id == NULL)
 		found->request_id = gn_claim_text(context->claims, "request_id");
 	if (context && context->subject && context->actor &&
 		strcmp(context->subject, context->actor) != 0)

@@ -21,6 +21,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "core/claims.h"
 #include "core/core.h"
 #include "core/trust.h"
 
@@ -48,12 +49,14 @@ static char *context_setting =
 static const ContextImage *image = NULL;
 static const ContextImage *publishing = NULL; /* set only while we set it ourselves */
 
-static GnContext effective; /* view of the image, made when asked for */
-static bool effective_known = false;
+static GnContext effective;             /* view of the image */
+static const GnContext *current = NULL; /* that view, or NULL: nobody is bound */
 
 #define MAX_CHECKS 8
 static GnContextCheck checks[MAX_CHECKS];
 static int check_count = 0;
+static GnGatewayCheck gateway_checks[MAX_CHECKS];
+static int gateway_check_count = 0;
 
 static bool
 check_context(char **newval, void **extra, GucSource source)
@@ -87,10 +90,35 @@ check_context(char **newval, void **extra, GucSource source)
 }
 
 static void
+describe_slot(const ContextImage *from, GnContextSource source, GnContext *view)
+{
+	const ContextSlot *slot = &from->slots[source];
+	const char *base = (const char *) from;
+
+	view->source = source;
+	view->subject = slot->subject ? base + slot->subject : NULL;
+	view->actor = slot->actor ? base + slot->actor : NULL;
+	view->tenant = slot->has_tenant ? &slot->tenant : NULL;
+	view->session = slot->has_session ? &slot->session : NULL;
+	view->claims = (const Jsonb *) (base + slot->claims);
+}
+
+/* Accessors are called for each row, this for each binding: what can be settled here
+ * is. */
+static void
 assign_context(const char *newval, void *extra)
 {
 	image = extra;
-	effective_known = false;
+	current = NULL;
+	for (int source = GN_CONTEXT_SOURCES - 1; image && source >= 0; source--)
+	{
+		if (image->slots[source].bound)
+		{
+			describe_slot(image, source, &effective);
+			current = &effective;
+			break;
+		}
+	}
 }
 
 /* The value holds claims; nobody needs to see it. */
@@ -113,42 +141,14 @@ gn_context_define(void)
 							   check_context, assign_context, show_context);
 }
 
-static void
-describe_slot(const ContextImage *from, GnContextSource source, GnContext *view)
-{
-	const ContextSlot *slot = &from->slots[source];
-	const char *base = (const char *) from;
-
-	view->source = source;
-	view->subject = slot->subject ? base + slot->subject : NULL;
-	view->actor = slot->actor ? base + slot->actor : NULL;
-	view->tenant = slot->has_tenant ? &slot->tenant : NULL;
-	view->session = slot->has_session ? &slot->session : NULL;
-	view->claims = (const Jsonb *) (base + slot->claims);
-}
-
 const GnContext *
 gn_context(void)
 {
-	if (image)
-	{
-		if (!effective_known)
-		{
-			for (int source = GN_CONTEXT_SOURCES - 1; source >= 0; source--)
-			{
-				if (image->slots[source].bound)
-				{
-					describe_slot(image, source, &effective);
-					break;
-				}
-			}
-			effective_known = true;
-		}
-		if (effective.source == GN_CONTEXT_GATEWAY)
-			gn_trust_recheck();
-		return &effective;
-	}
-	return gn_trust_unchecked_context();
+	if (unlikely(current == NULL))
+		return gn_trust_unchecked_context();
+	if (current->source == GN_CONTEXT_GATEWAY)
+		gn_trust_recheck();
+	return current;
 }
 
 /* Reserves room for data behind the image's end and returns its offset. */
@@ -179,32 +179,18 @@ copy_slot(ContextImage **to, const ContextImage *from, int source)
 	(*to)->slots[source] = slot;
 }
 
-/* A uuid claim: absent and null are none, anything else must be a uuid. */
-static bool
-uuid_claim(const Jsonb *claims, const char *path, pg_uuid_t *uuid)
-{
-	char *text = gn_claim_text(claims, path);
-
-	if (text == NULL)
-		return false;
-	if (!gn_uuid_parse(text, uuid))
-		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID),
-						errmsg("claim \"%s\" is not a uuid", path)));
-	pfree(text);
-	return true;
-}
-
 static void
 fill_slot(ContextImage **to, GnContextSource source, const Jsonb *claims,
 		  const char *tenant_claim)
 {
-	char *subject = gn_claim_text(claims, "sub");
-	char *actor = gn_claim_text(claims, "act.sub");
+	char *subject = gn_claims_subject(claims);
+	char *actor = gn_claims_actor(claims);
 	ContextSlot slot = {.bound = true};
 
 	slot.has_tenant =
-		uuid_claim(claims, tenant_claim ? tenant_claim : "tenant_id", &slot.tenant);
-	slot.has_session = uuid_claim(claims, "sid", &slot.session);
+		gn_claims_tenant(claims, tenant_claim ? tenant_claim : "tenant_id",
+						 &slot.tenant);
+	slot.has_session = gn_claims_session(claims, &slot.session);
 	if (actor == NULL)
 		actor = subject;
 	if (subject)
@@ -286,4 +272,19 @@ gn_context_run_checks(const Jsonb *claims)
 {
 	for (int i = 0; i < check_count; i++)
 		checks[i](claims);
+}
+
+void
+gn_context_register_gateway_check(GnGatewayCheck check)
+{
+	if (gateway_check_count == MAX_CHECKS)
+		elog(ERROR, "too many gateway checks");
+	gateway_checks[gateway_check_count++] = check;
+}
+
+void
+gn_context_run_gateway_checks(const Jsonb *claims, const Jsonb *headers)
+{
+	for (int i = 0; i < gateway_check_count; i++)
+		gateway_checks[i](claims, headers);
 }

@@ -48,6 +48,16 @@ typedef void (*GnContextCheck)(const Jsonb *claims);
 extern void gn_context_register_check(GnContextCheck check);
 extern void gn_context_run_checks(const Jsonb *claims);
 
+/* The same for claims that a gateway verified; headers of the request, or NULL. */
+typedef void (*GnGatewayCheck)(const Jsonb *claims, const Jsonb *headers);
+extern void gn_context_register_gateway_check(GnGatewayCheck check);
+
+/* Where the tenant stands in claims: in our own tokens always "tenant_id". */
+extern const char *gn_context_tenant_path(const Jsonb *claims);
+
+/* Header X-Request-Id of the gateway's request, or NULL; valid in this transaction. */
+extern const char *gn_request_id(void);
+
 /* Whose rights count. Capabilities: "admin", "service", "worker", "auditor", "monitor".
  */
 extern bool gn_user_has_capability(Oid user, const char *capability);

@@ -7,6 +7,10 @@
  * worker, and, unless the option require_pre_request is off, only after
  * pre_request() has checked and bound them. One transaction is one request: a
  * second, different value raises.
+ *
+ * What the tables say is kept per backend by name; which roles those are and who is a
+ * member of them is asked of the catalogue each time, because GRANT and DROP ROLE
+ * touch no table of ours.
  */
 #include "postgres.h"
 
@@ -14,12 +18,15 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "core/claims.h"
 #include "core/core.h"
 #include "core/trust.h"
 
@@ -33,21 +40,36 @@ static struct
 {
 	uint64 trust_generation;
 	uint64 option_generation;
-	bool gateway; /* the authenticated user of this session is a trusted gateway */
-	bool require_pre_request; /* claims count only after pre_request() */
+	bool provisional; /* read under an older snapshot than it should have been */
+	int gateway_count;
+	NameData *gateways;
 	int capability_count;
 	struct TrustCapability
 	{
 		char capability[16];
-		Oid role;
+		NameData role;
 	} * capabilities;
+	bool require_pre_request; /* claims count only after pre_request() */
+	char *issuer;             /* NULL before setup() */
 } trust;
 
-/* Of the current transaction; memory of TopTransactionContext. */
-static char *bound_claims = NULL;
-static TimestampTz rechecked_at = 0;
-static GnContext unchecked;
-static bool unchecked_known = false;
+/* Of the current transaction, and undone with the savepoint that it began in; memory
+ * of TopTransactionContext. */
+static struct
+{
+	int level; /* of the subtransaction that bound, 0: nothing is bound */
+	char *claims;
+	TimestampTz rechecked_at;
+	bool described; /* claims that pre_request() need not have seen were looked at */
+	const GnContext *answer; /* and this is what they say: the view, or NULL */
+	GnContext view;
+	char *request_id;
+} request;
+
+/* When and by what generations it was found that unchecked claims cannot count. */
+static TimestampTz barred_at = 0;
+static uint64 barred_trust;
+static uint64 barred_option;
 
 static void
 forget_at_end(XactEvent event, void *arg)
@@ -55,8 +77,21 @@ forget_at_end(XactEvent event, void *arg)
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
 		event == XACT_EVENT_PRE_PREPARE)
 		return;
-	bound_claims = NULL;
-	unchecked_known = false;
+	memset(&request, 0, sizeof(request));
+}
+
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+				   void *arg)
+{
+	int level = GetCurrentTransactionNestLevel();
+
+	if (request.level < level)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		memset(&request, 0, sizeof(request));
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		request.level = level - 1;
 }
 
 void
@@ -65,6 +100,15 @@ gn_trust_init(void)
 	gn_marker_register(&trust_marker);
 	gn_marker_register(&option_marker);
 	RegisterXactCallback(forget_at_end, NULL);
+	RegisterSubXactCallback(end_subtransaction, NULL);
+}
+
+static void *
+fresh_array(void *old, uint64 count, size_t size)
+{
+	if (old)
+		pfree(old);
+	return MemoryContextAllocZero(TopMemoryContext, (count + 1) * size);
 }
 
 static void
@@ -74,17 +118,15 @@ load_gateways(void)
 		GN_QUERY_NOARGS("SELECT role_name FROM _grownext.core_gateway");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
-	trust.gateway = false;
+	trust.gateway_count = 0;
+	trust.gateways = fresh_array(trust.gateways, count, sizeof(*trust.gateways));
 	for (uint64 i = 0; i < count; i++)
 	{
 		bool isnull;
-		Name name = DatumGetName(
-			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-		Oid role = get_role_oid(NameStr(*name), true);
+		Datum name =
+			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
 
-		if (OidIsValid(role) &&
-			is_member_of_role_nosuper(GetAuthenticatedUserId(), role))
-			trust.gateway = true;
+		trust.gateways[trust.gateway_count++] = *DatumGetName(name);
 	}
 }
 
@@ -96,43 +138,63 @@ load_capabilities(void)
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
 	trust.capability_count = 0;
-	if (trust.capabilities)
-		pfree(trust.capabilities);
 	trust.capabilities =
-		MemoryContextAllocZero(TopMemoryContext,
-							   (count + 1) * sizeof(*trust.capabilities));
+		fresh_array(trust.capabilities, count, sizeof(*trust.capabilities));
 	for (uint64 i = 0; i < count; i++)
 	{
-		struct TrustCapability *entry = &trust.capabilities[trust.capability_count];
+		struct TrustCapability *entry = &trust.capabilities[trust.capability_count++];
 		HeapTuple tuple = SPI_tuptable->vals[i];
 		bool isnull;
 		Datum capability = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull);
-		Name name =
-			DatumGetName(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
 
-		entry->role = get_role_oid(NameStr(*name), true);
 		text_to_cstring_buffer(DatumGetTextPP(capability), entry->capability,
 							   sizeof(entry->capability));
-		if (OidIsValid(entry->role))
-			trust.capability_count++;
+		entry->role =
+			*DatumGetName(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
 	}
 }
 
 static void
 load_options(void)
 {
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT value = 'false'::pg_catalog.jsonb FROM "
-						"_grownext.core_option WHERE name = 'require_pre_request'");
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT (SELECT value = 'false'::pg_catalog.jsonb FROM _grownext.core_option "
+		"WHERE name = 'require_pre_request'), "
+		"(SELECT value #>> '{}' FROM _grownext.core_option WHERE name = 'issuer')");
+	bool isnull;
+	Datum value;
 
-	trust.require_pre_request = true;
-	if (gn_spi_execute(&query, NULL, NULL, true) == 1)
-	{
-		bool isnull;
+	if (gn_spi_execute(&query, NULL, NULL, true) != 1)
+		elog(ERROR, "could not read the options");
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	trust.require_pre_request = isnull || !DatumGetBool(value);
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
+	if (trust.issuer)
+		pfree(trust.issuer);
+	trust.issuer =
+		isnull ? NULL
+			   : MemoryContextStrdup(TopMemoryContext, TextDatumGetCString(value));
+}
 
-		trust.require_pre_request = !DatumGetBool(
-			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	}
+/*
+ * What committed since this statement began counts, or it would be missed for good.
+ * In parallel mode there is no newer snapshot to be had than the query's own, so what
+ * the leader reads then is read again afterwards; a worker lives for one query.
+ */
+static void
+load_trust(void)
+{
+	bool parallel = IsInParallelMode();
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	PushActiveSnapshot(parallel ? GetActiveSnapshot() : GetLatestSnapshot());
+	load_gateways();
+	load_capabilities();
+	load_options();
+	PopActiveSnapshot();
+	gn_spi_end(&spi);
+	trust.provisional = parallel && !IsParallelWorker();
 }
 
 static void
@@ -140,43 +202,59 @@ refresh_trust(void)
 {
 	uint64 trust_now = gn_marker_generation(&trust_marker);
 	uint64 option_now = gn_marker_generation(&option_marker);
-	GnSpi spi;
 
-	if (trust_now == trust.trust_generation && option_now == trust.option_generation)
+	if (trust_now == trust.trust_generation && option_now == trust.option_generation &&
+		(!trust.provisional || IsInParallelMode()))
 		return;
-	gn_spi_begin(&spi);
-	/* What committed since this statement began counts, or it would be missed for good.
-	 */
-	PushActiveSnapshot(GetLatestSnapshot());
-	load_gateways();
-	load_capabilities();
-	load_options();
-	PopActiveSnapshot();
-	gn_spi_end(&spi);
+	load_trust();
 	trust.trust_generation = trust_now;
 	trust.option_generation = option_now;
 }
 
-/* Claims as the gateway set them, or NULL where they count for nothing. */
-static const char *
-gateway_claims(void)
+/* Whether a client, not a job, is behind this process. */
+static bool
+serves_client(void)
 {
-	const char *claims;
+	if (!gn_in_background_worker())
+		return true;
+	return IsParallelWorker() && MyProc->lockGroupLeader &&
+		   gn_serves_client(MyProc->lockGroupLeader);
+}
 
-	if (gn_in_background_worker() && !IsParallelWorker())
-		return NULL;
-	claims = GetConfigOption("request.jwt.claims", true, false);
-	if (claims == NULL || *claims == '\0')
-		return NULL;
-	refresh_trust();
-	return trust.gateway ? claims : NULL;
+/* Whether the authenticated user of this session is a trusted gateway; needs
+ * refresh_trust(). */
+static bool
+gateway_session(void)
+{
+	if (!serves_client())
+		return false;
+	for (int i = 0; i < trust.gateway_count; i++)
+	{
+		Oid role = get_role_oid(NameStr(trust.gateways[i]), true);
+
+		if (OidIsValid(role) &&
+			is_member_of_role_nosuper(GetAuthenticatedUserId(), role))
+			return true;
+	}
+	return false;
+}
+
+/* A setting of the gateway, NULL when it is empty or not there. */
+static const char *
+gateway_setting(const char *name)
+{
+	const char *value = GetConfigOption(name, true, false);
+
+	return value && *value ? value : NULL;
 }
 
 static void
-note_bound_claims(const char *claims)
+note_request(const char *claims)
 {
-	bound_claims = MemoryContextStrdup(TopTransactionContext, claims);
-	rechecked_at = GetCurrentStatementStartTimestamp();
+	if (request.level == 0)
+		request.level = GetCurrentTransactionNestLevel();
+	request.claims = MemoryContextStrdup(TopTransactionContext, claims);
+	request.rechecked_at = GetCurrentStatementStartTimestamp();
 }
 
 static void
@@ -193,66 +271,193 @@ gn_trust_recheck(void)
 	const char *claims;
 
 	/* Once per statement is enough: the bound claims themselves cannot change. */
-	if (bound_claims == NULL || rechecked_at == GetCurrentStatementStartTimestamp())
+	if (likely(request.rechecked_at == GetCurrentStatementStartTimestamp()) ||
+		request.claims == NULL)
 		return;
-	claims = GetConfigOption("request.jwt.claims", true, false);
-	if (claims == NULL || strcmp(claims, bound_claims) != 0)
+	claims = gateway_setting("request.jwt.claims");
+	if (claims == NULL || strcmp(claims, request.claims) != 0)
 		refuse_changed_claims();
-	rechecked_at = GetCurrentStatementStartTimestamp();
+	request.rechecked_at = GetCurrentStatementStartTimestamp();
+}
+
+static Jsonb *
+parse_claims(const char *text)
+{
+	const char *problem;
+	Jsonb *claims = gn_claims_parse(text, &problem);
+
+	if (claims == NULL)
+		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID),
+						errmsg("request.jwt.claims are not valid"),
+						errdetail_internal("%s", problem)));
+	return claims;
+}
+
+/*
+ * An anonymous request, as PostgREST makes it: claims that say as which role to run
+ * and nothing about anybody.
+ */
+static bool
+names_nobody(Jsonb *claims)
+{
+	JsonbValue space;
+
+	return JB_ROOT_COUNT(claims) == 0 ||
+		   (JB_ROOT_COUNT(claims) == 1 && gn_jsonb_field(claims, "role", &space));
+}
+
+/* Without a context an accessor still may be asked for each row: a statement finds out
+ * once that unchecked claims cannot count. */
+static inline bool
+known_barred(void)
+{
+	return barred_at == GetCurrentStatementStartTimestamp() &&
+		   barred_trust == trust_marker.generation &&
+		   barred_option == option_marker.generation;
+}
+
+static bool
+unchecked_barred(void)
+{
+	barred_at = 0;
+	refresh_trust();
+	if (!trust.require_pre_request && gateway_session())
+		return false;
+	barred_trust = trust.trust_generation;
+	barred_option = trust.option_generation;
+	barred_at = GetCurrentStatementStartTimestamp();
+	return true;
 }
 
 const GnContext *
 gn_trust_unchecked_context(void)
 {
 	const char *claims;
+	Jsonb *parsed;
 
-	if (unchecked_known)
+	if (request.described)
 	{
 		gn_trust_recheck();
-		return &unchecked;
+		return request.answer;
 	}
-	claims = gateway_claims();
-	if (claims == NULL || trust.require_pre_request)
+	if (known_barred())
 		return NULL;
-	if (bound_claims && strcmp(claims, bound_claims) != 0)
+	claims = gateway_setting("request.jwt.claims");
+	if (claims == NULL || unchecked_barred())
+		return NULL;
+	if (request.claims && strcmp(claims, request.claims) != 0)
 		refuse_changed_claims();
-	gn_context_describe(GN_CONTEXT_GATEWAY, gn_jsonb_from_text(claims), gn_tenant_claim,
-						TopTransactionContext, &unchecked);
-	if (bound_claims == NULL)
-		note_bound_claims(claims);
-	unchecked_known = true;
-	return &unchecked;
+	parsed = parse_claims(claims);
+	if (!names_nobody(parsed))
+	{
+		gn_context_describe(GN_CONTEXT_GATEWAY, parsed, gn_context_tenant_path(parsed),
+							TopTransactionContext, &request.view);
+		request.answer = &request.view;
+	}
+	if (request.claims == NULL)
+		note_request(claims);
+	request.described = true;
+	return request.answer;
+}
+
+const char *
+gn_context_tenant_path(const Jsonb *claims)
+{
+	char *issuer = gn_claim_text(claims, "iss");
+
+	refresh_trust();
+	return issuer && trust.issuer && strcmp(issuer, trust.issuer) == 0
+			   ? "tenant_id"
+			   : gn_tenant_claim;
+}
+
+/* What a log can hold and a person can type. */
+static bool
+request_id_is_fit(const char *id)
+{
+	size_t length = strlen(id);
+
+	for (const char *c = id; *c; c++)
+	{
+		if (*c <= ' ' || *c > '~')
+			return false;
+	}
+	return length > 0 && length <= 200;
+}
+
+/* Headers of the request as PostgREST hands them over, names in lower case; NULL if
+ * there are none or they cannot be read: nobody is refused for them. */
+static Jsonb *
+request_headers(void)
+{
+	const char *text = gateway_setting("request.headers");
+	const char *problem;
+
+	return text ? gn_claims_parse(text, &problem) : NULL;
+}
+
+static void
+note_request_id(const Jsonb *headers)
+{
+	char *id = headers ? gn_claim_text(headers, "x-request-id") : NULL;
+
+	if (id && request_id_is_fit(id))
+	{
+		if (request.level == 0)
+			request.level = GetCurrentTransactionNestLevel();
+		request.request_id = MemoryContextStrdup(TopTransactionContext, id);
+	}
+}
+
+const char *
+gn_request_id(void)
+{
+	return request.request_id;
+}
+
+static void
+require_gateway(void)
+{
+	char *role;
+
+	refresh_trust();
+	if (gateway_session())
+		return;
+	role = GetUserNameFromId(GetAuthenticatedUserId(), false);
+	ereport(ERROR,
+			(errcode(GN_ERRCODE_NOT_CONFIGURED),
+			 errmsg("role \"%s\" is not a gateway trusted in this database", role),
+			 errhint("SELECT grownext.gateway_trust(%s);", quote_literal_cstr(role))));
 }
 
 /* SQL: grownext.pre_request() */
 Datum
 gn_pre_request(PG_FUNCTION_ARGS)
 {
-	const char *claims = gateway_claims();
+	const char *claims;
+	Jsonb *headers;
 	Jsonb *parsed;
 
-	refresh_trust();
-	if (!trust.gateway)
-	{
-		char *role = GetUserNameFromId(GetAuthenticatedUserId(), false);
-
-		ereport(ERROR,
-				(errcode(GN_ERRCODE_NOT_CONFIGURED),
-				 errmsg("role \"%s\" is not a gateway trusted in this database", role),
-				 errhint("SELECT grownext.gateway_trust(%s);",
-						 quote_literal_cstr(role))));
-	}
+	require_gateway();
+	claims = gateway_setting("request.jwt.claims");
+	if (claims && request.claims && strcmp(claims, request.claims) != 0)
+		refuse_changed_claims();
+	if (request.claims && gn_context_bound(GN_CONTEXT_GATEWAY))
+		PG_RETURN_VOID(); /* asked twice */
+	headers = request_headers();
+	note_request_id(headers);
 	if (claims == NULL)
 		PG_RETURN_VOID();
-	if (bound_claims && strcmp(claims, bound_claims) != 0)
-		refuse_changed_claims();
-	if (bound_claims && gn_context_bound(GN_CONTEXT_GATEWAY))
-		PG_RETURN_VOID(); /* asked twice; a rolled-back savepoint may have unbound it */
-	parsed = gn_jsonb_from_text(claims);
+	parsed = parse_claims(claims);
+	if (names_nobody(parsed))
+	{
+		note_request(claims);
+		PG_RETURN_VOID();
+	}
 	gn_context_run_checks(parsed);
-	gn_context_bind(GN_CONTEXT_GATEWAY, parsed, gn_tenant_claim);
-	if (bound_claims == NULL)
-		note_bound_claims(claims);
+	gn_context_run_gateway_checks(parsed, headers);
+	gn_context_bind(GN_CONTEXT_GATEWAY, parsed, gn_context_tenant_path(parsed));
+	note_request(claims);
 	PG_RETURN_VOID();
 }
 
@@ -271,8 +476,10 @@ gn_user_has_capability(Oid user, const char *capability)
 	refresh_trust();
 	for (int i = 0; i < trust.capability_count; i++)
 	{
-		if (strcmp(trust.capabilities[i].capability, capability) == 0 &&
-			has_privs_of_role(user, trust.capabilities[i].role))
+		if (strcmp(trust.capabilities[i].capability, capability) != 0)
+			continue;
+		role = get_role_oid(NameStr(trust.capabilities[i].role), true);
+		if (OidIsValid(role) && has_privs_of_role(user, role))
 			return true;
 	}
 	return false;

@@ -13,6 +13,9 @@ extern const GnContext *gn_trust_unchecked_context(void);
 /* Raises when request.jwt.claims no longer are what this transaction was bound to. */
 extern void gn_trust_recheck(void);
 
+/* core/context.c */
+extern void gn_context_run_gateway_checks(const Jsonb *claims, const Jsonb *headers);
+
 /* core/context.c: a view of claims without binding them. */
 extern void
 gn_context_describe(GnContextSource source, const Jsonb *claims,

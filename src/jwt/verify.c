@@ -195,6 +195,7 @@ static void
 jwt_init(void)
 {
 	gn_jwt_cache_init();
+	gn_caller_init();
 	if (gn_preloaded)
 		gn_jose_prepare();
 }

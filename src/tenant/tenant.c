@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "tenant/tenant.h"
@@ -18,7 +19,40 @@
 GN_FUNCTION(gn_has_permission);
 GN_FUNCTION(gn_tenant_time_zone);
 
-const GnComponent gn_tenant_component = {.name = "tenant"};
+/*
+ * Runs before a caller is bound: nobody acts for a suspended tenant, whatever the token
+ * says that was minted before. A tenant that is not ours is an application's affair.
+ */
+static void
+check_tenant(const Jsonb *claims)
+{
+	static GnQuery query = GN_QUERY("SELECT 1 FROM _grownext.tenant_tenant WHERE id = "
+									"$1 AND state <> 'active'",
+									UUIDOID);
+	char *text = gn_claim_text(claims, gn_context_tenant_path(claims));
+	pg_uuid_t id;
+	bool suspended;
+	GnSpi spi;
+
+	if (text == NULL || !gn_uuid_parse(text, &id))
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	gn_spi_begin(&spi);
+	suspended = gn_spi_execute(&query, (Datum[]){UUIDPGetDatum(&id)}, NULL, true) == 1;
+	gn_spi_end(&spi);
+	PopActiveSnapshot();
+	if (suspended)
+		ereport(ERROR, (errcode(GN_ERRCODE_TENANT_NOT_ACTIVE),
+						errmsg("tenant \"%s\" is not active", text)));
+}
+
+static void
+tenant_init(void)
+{
+	gn_context_register_check(check_tenant);
+}
+
+const GnComponent gn_tenant_component = {.name = "tenant", .init = tenant_init};
 
 /* SQL: grownext.has_permission(permission text) */
 Datum
