@@ -29,8 +29,10 @@
 typedef struct ContextSlot
 {
 	bool bound;
+	bool has_user;
 	bool has_tenant;
 	bool has_session;
+	pg_uuid_t user; /* the subject, where it is one of ours */
 	pg_uuid_t tenant;
 	pg_uuid_t session;
 	uint32 subject;
@@ -98,6 +100,7 @@ describe_slot(const ContextImage *from, GnContextSource source, GnContext *view)
 	view->source = source;
 	view->subject = slot->subject ? base + slot->subject : NULL;
 	view->actor = slot->actor ? base + slot->actor : NULL;
+	view->user_id = slot->has_user ? &slot->user : NULL;
 	view->tenant = slot->has_tenant ? &slot->tenant : NULL;
 	view->session = slot->has_session ? &slot->session : NULL;
 	view->claims = (const Jsonb *) (base + slot->claims);
@@ -191,6 +194,7 @@ fill_slot(ContextImage **to, GnContextSource source, const Jsonb *claims,
 		gn_claims_tenant(claims, tenant_claim ? tenant_claim : "tenant_id",
 						 &slot.tenant);
 	slot.has_session = gn_claims_session(claims, &slot.session);
+	slot.has_user = subject && gn_uuid_parse(subject, &slot.user);
 	if (actor == NULL)
 		actor = subject;
 	if (subject)

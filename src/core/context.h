@@ -23,6 +23,7 @@ typedef struct GnContext
 	GnContextSource source;
 	const char *subject;      /* claim sub, or NULL */
 	const char *actor;        /* claim act.sub, else sub: who is answerable */
+	const pg_uuid_t *user_id; /* the subject, if it is a uuid, or NULL */
 	const pg_uuid_t *tenant;  /* NULL: none */
 	const pg_uuid_t *session; /* claim sid, or NULL */
 	const Jsonb *claims;      /* never NULL */

@@ -76,9 +76,9 @@ gn_has_permission(PG_FUNCTION_ARGS)
 
 	if (context == NULL)
 		PG_RETURN_NULL();
-	if (context->tenant == NULL || context->subject == NULL ||
-		!gn_uuid_parse(context->subject, &user_id))
+	if (context->tenant == NULL || context->user_id == NULL)
 		PG_RETURN_BOOL(false);
+	user_id = *context->user_id;
 	tenant_id = *context->tenant;
 	values[0] = UUIDPGetDatum(&tenant_id);
 	values[1] = UUIDPGetDatum(&user_id);
