@@ -34,7 +34,7 @@ DECLARE
 BEGIN
     PERFORM set_config('request.jwt.claims', '{"sub": "forged", "tenant_id": "$beta"}', true);
     EXECUTE 'EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM app.item WHERE tenant_id = grownext.current_tenant()' INTO plan;
-    SELECT count(*) INTO rows FROM app.item WHERE tenant_id = grownext.current_tenant();
+    EXECUTE 'SELECT count(*) FROM app.item WHERE tenant_id = grownext.current_tenant()' INTO rows; -- unlike SELECT INTO it may be parallel
     INSERT INTO app.seen VALUES (payload ->> 'job', grownext.current_subject(), grownext.current_tenant(), rows,
         (jsonb_path_query_first(plan, '\$.**."Workers Launched"'))::int);
     BEGIN
