@@ -129,7 +129,7 @@ DECLARE
     found _grownext.session_session;
     tenant_role text;
 BEGIN
-    given := _grownext.session_token_parse(session_refresh.refresh_token);
+    given := _grownext.session_token_parse(coalesce(session_refresh.refresh_token, ''));
     IF given.id IS NULL THEN
         RETURN _grownext.session_refusal('the refresh token is not valid');
     END IF;
