@@ -30,6 +30,7 @@ sub random_hex
 # make:     SQL of one row, whose columns are secrets; they are held as NAME.COLUMN.
 # call:     SQL that takes secrets, as held('NAME.COLUMN').
 # refuse:   the same, of which each must end in an error; what was typed stands in it.
+# A column named public_id is no secret; it is held, but not searched for.
 # Steps run in this order, in one session, as a superuser unless "as" names a role.
 
 my $user = 'a1111111-1111-4111-8111-111111111111';
@@ -145,6 +146,132 @@ my @steps = (
 			"DO \$do\$ BEGIN PERFORM set_config('request.jwt.claims', jsonb_build_object('tenant_id', held('minted.token'))::text, true); PERFORM grownext.pre_request(); END \$do\$",
 		],
 	},
+	{
+		function => 'jws_sign',
+		as => $service,
+		make => {
+			shared => "SELECT translate(rtrim(encode(sha256(held('typed.value')::bytea) || sha256(held('typed.value')::bytea), 'base64'), E'=\\n'), E'+/\\n', '-_') AS k",
+			signed => "SELECT grownext.jws_sign('payload', jsonb_build_object('kty', 'oct', 'alg', 'HS256', 'k', held('shared.k'))) AS jws",
+		},
+		refuse => [
+			"SELECT grownext.jws_sign('payload', jsonb_build_object('kty', held('shared.k'), 'alg', 'HS256', 'k', held('shared.k')))",
+			"SELECT grownext.jws_sign('payload', jsonb_build_object('kty', 'oct', 'alg', 'ES256', 'k', held('shared.k')))",
+			"SELECT grownext.jws_sign('payload', jsonb_build_object('kty', 'oct', 'alg', 'HS256', 'k', held('shared.k') || '='))",
+			"SELECT grownext.jws_sign('payload', to_jsonb(held('shared.k')))",
+		],
+	},
+	{
+		function => 'login_link_create',
+		as => $service,
+		make => { link => "SELECT grownext.login_link_create('ann\@example.com') AS token", second_link => "SELECT grownext.login_link_create('ann\@example.com') AS token" },
+	},
+	{
+		function => 'login_link_redeem',
+		as => $service,
+		make => { by_link => "SELECT s ->> 'access_token' AS access, s ->> 'refresh_token' AS refresh FROM grownext.login_link_redeem(held('link.token')) AS s" },
+		call => [
+			"SELECT grownext.login_link_redeem(held('link.token')) ->> 'error'",
+			"SELECT grownext.login_link_redeem(held('second_link.token') || 'x') ->> 'error'",
+			"SELECT grownext.login_link_redeem(repeat(held('second_link.token'), 1000)) ->> 'error'",
+		],
+		refuse => ["SELECT grownext.login_link_redeem(held('second_link.token'), to_jsonb(held('second_link.token')))"],
+	},
+	{
+		function => 'totp_enroll',
+		as => $service,
+		make => {
+			factor => "SELECT e ->> 'secret' AS secret, e ->> 'uri' AS uri, e -> 'recovery_codes' ->> 0 AS recovery, e -> 'recovery_codes' ->> 9 AS last_recovery FROM grownext.totp_enroll('$user') AS e",
+		},
+	},
+	{
+		function => 'totp_verify',
+		as => $service,
+		call => [
+			"SELECT grownext.totp_verify('$user', held('factor.secret'))",
+			"SELECT grownext.totp_verify('$user', public.totp_code(held('factor.secret')))",
+			"SELECT grownext.totp_verify('$user', held('factor.recovery'))",
+		],
+	},
+	{
+		function => 'totp_recovery_codes',
+		as => $service,
+		make => { renewed => "SELECT c[1] AS first, c[10] AS last FROM grownext.totp_recovery_codes('$user') AS c" },
+	},
+	{
+		function => 'session_step_up',
+		as => $service,
+		make => { stepped => "SELECT s ->> 'access_token' AS access FROM grownext.session_step_up(held('renewed.first'), (SELECT id FROM grownext.session WHERE user_id = '$user' AND revoked_at IS NULL LIMIT 1)) AS s WHERE s ? 'access_token'" },
+	},
+	{
+		function => 'session_elevate',
+		as => $service,
+		make => { elevated => "SELECT s ->> 'access_token' AS access FROM grownext.session_elevate((SELECT id FROM grownext.session WHERE user_id = '$user' AND revoked_at IS NULL LIMIT 1), 'aal2', '{pwd}') AS s WHERE s ? 'access_token'" },
+	},
+	{
+		function => 'api_key_create',
+		as => $service,
+		make => { api => "SELECT k.api_key AS key FROM grownext.api_key_create('robot', '{read}', tenant_id => '$tenant') AS k" },
+	},
+	{
+		function => 'api_key_verify',
+		as => $service,
+		call => [
+			"SELECT grownext.api_key_verify(held('api.key'), 'read')",
+			"SELECT grownext.api_key_verify(held('api.key'), 'write')",
+			"SELECT grownext.api_key_verify(held('api.key') || 'x')",
+			"SELECT grownext.api_key_verify(repeat(held('api.key'), 1000))",
+		],
+	},
+	{
+		function => 'authenticate_api_key',
+		as => $service,
+		call => ["SELECT count(*) FROM (SELECT grownext.authenticate_api_key(held('api.key'), 'read')) AS a"],
+		refuse => [ "SELECT grownext.authenticate_api_key(held('api.key') || 'x')", "SELECT grownext.authenticate_api_key(held('api.key'), 'write')", "SELECT grownext.authenticate_api_key(held('session.access'))" ],
+	},
+	{
+		function => 'api_key_reroll',
+		as => $service,
+		make => { rerolled => "SELECT k.api_key AS key FROM grownext.api_key_reroll((SELECT id FROM grownext.api_key LIMIT 1)) AS k" },
+	},
+	{
+		function => 'client_create',
+		as => $admin,
+		make => { client => "SELECT c.client_id AS public_id, c.client_secret AS secret FROM grownext.client_create('robot', '{read,impersonate}', '{\"grants\": [\"client_credentials\", \"urn:ietf:params:oauth:grant-type:token-exchange\"]}') AS c" },
+	},
+	{
+		function => 'token',
+		as => $service,
+		make => {
+			by_client => "SELECT t ->> 'access_token' AS access FROM grownext.token('client_credentials', client_id => held('client.public_id'), client_secret => held('client.secret'), scope => 'read') AS t",
+			by_refresh => "SELECT t ->> 'access_token' AS access, t ->> 'refresh_token' AS refresh FROM grownext.token('refresh_token', refresh_token => held('refreshed.refresh')) AS t",
+		},
+		call => [
+			"SELECT grownext.token('client_credentials', client_id => held('client.public_id'), client_secret => held('client.secret') || 'x') ->> 'error'",
+			"SELECT grownext.token(held('client.secret')) ->> 'error'",
+			"SELECT grownext.token('refresh_token', refresh_token => held('by_client.access')) ->> 'error'",
+			"SELECT grownext.token('urn:ietf:params:oauth:grant-type:token-exchange', client_id => held('client.public_id'), client_secret => held('client.secret'), subject_token => held('by_refresh.access'), subject_token_type => 'urn:ietf:params:oauth:token-type:access_token') IS NOT NULL",
+			"SELECT grownext.token('client_credentials', client_assertion_type => 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer', client_assertion => held('by_client.access')) ->> 'error'",
+		],
+	},
+	{
+		function => 'token_introspect',
+		as => $service,
+		call => [
+			"SELECT grownext.token_introspect(held('by_client.access')) IS NOT NULL",
+			"SELECT grownext.token_introspect(held('by_refresh.refresh')) IS NOT NULL",
+			"SELECT grownext.token_introspect(held('by_client.access'), client_id => held('client.public_id'), client_secret => held('client.secret')) IS NOT NULL",
+		],
+	},
+	{
+		function => 'client_rotate_secret',
+		as => $admin,
+		make => { rotated => "SELECT c.client_secret AS secret FROM grownext.client_rotate_secret(held('client.public_id')) AS c" },
+	},
+	{
+		function => 'token_revoke',
+		as => $service,
+		call => [ "SELECT grownext.token_revoke(held('by_client.access'))", "SELECT grownext.token_revoke(held('by_refresh.refresh'))", "SELECT grownext.token_revoke(held('client.secret'))" ],
+	},
 );
 
 # ---- a server that tells all it knows ----------------------------------------
@@ -161,7 +288,8 @@ my $library = `pg_config --pkglibdir`;
 chomp($contrib, $library);
 my $statements = -e "$contrib/extension/pg_stat_statements.control";
 my $explain = -e "$library/auto_explain.so";
-plan skip_all => 'pg_stat_statements and auto_explain are not installed' unless $statements && $explain;
+my $crypto = -e "$contrib/extension/pgcrypto.control";
+plan skip_all => 'pg_stat_statements, auto_explain and pgcrypto are not installed' unless $statements && $explain && $crypto;
 $node->append_conf('postgresql.conf', slurp_file("$ENV{GN_SRC}/test/grownext.conf"));
 $node->append_conf('postgresql.conf', <<CONF);
 shared_preload_libraries = 'grownext, pg_stat_statements, auto_explain'
@@ -195,6 +323,7 @@ $node->safe_psql('app', <<SQL);
 SET debug_print_parse = off; SET debug_print_rewritten = off; SET debug_print_plan = off;
 CREATE EXTENSION grownext;
 CREATE EXTENSION pg_stat_statements;
+CREATE EXTENSION pgcrypto;
 CREATE ROLE $admin IN ROLE grownext_admin;
 CREATE ROLE $service IN ROLE grownext_service, grownext_user, grownext_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA grownext TO $admin, $service;
@@ -212,6 +341,18 @@ CREATE FUNCTION pg_temp.hold(name text, secrets jsonb) RETURNS void LANGUAGE sql
     INSERT INTO holding SELECT $1 || '.' || key, value FROM jsonb_each_text($2) $$;
 GRANT ALL ON holding TO PUBLIC;
 CREATE FUNCTION public.held(text) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT h.value FROM holding AS h WHERE h.name = $1); END $$;
+-- RFC 6238 with SHA-1 and six digits; it must not tell what it is given, either
+CREATE FUNCTION public.totp_code(secret text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+SET auto_explain.log_min_duration = -1 SET debug_print_parse = off SET debug_print_rewritten = off SET debug_print_plan = off AS $$
+DECLARE
+    bits CONSTANT text := (SELECT string_agg((strpos('ABCDEFGHIJKLMNOPQRSTUVWXYZ234567', c) - 1)::bit(5)::text, '' ORDER BY n)
+                             FROM unnest(string_to_array(secret, NULL)) WITH ORDINALITY AS x (c, n));
+    key CONSTANT bytea := (SELECT string_agg(set_byte('\x00', 0, substring(bits FROM i * 8 + 1 FOR 8)::bit(8)::int), '' ORDER BY i) FROM generate_series(0, 19) AS i);
+    mac CONSTANT bytea := public.hmac(int8send(floor(extract(epoch FROM clock_timestamp()) / 30)::bigint), key, 'sha1');
+    place CONSTANT int := get_byte(mac, 19) & 15;
+BEGIN
+    RETURN lpad(((((get_byte(mac, place) & 127)::bigint << 24) + (get_byte(mac, place + 1) << 16) + (get_byte(mac, place + 2) << 8) + get_byte(mac, place + 3)) % 1000000)::text, 6, '0');
+END $$;
 CREATE FUNCTION public.held_random() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT encode(sha256(gen_random_uuid()::text::bytea), 'hex') $$;
 SQL
 my $expected_errors = 0;
@@ -238,7 +379,8 @@ is(scalar(grep { $_ eq 'true' } @refused), $expected_errors, 'every bad call was
 
 my %secret = map { split /\t/, $_, 2 } grep { /\t/ } split /\n/, $out;
 cmp_ok(scalar(keys %secret), '>=', 8, 'secrets were made: ' . join(' ', sort keys %secret));
-is(scalar(grep { length($_) < 20 } values %secret), 0, 'each long enough to be found');
+delete @secret{ grep { /\.public_id$/ } keys %secret };
+is(join(' ', grep { length($secret{$_}) < 14 } sort keys %secret), '', 'each long enough to be found');
 $secret{'the stored secret from a file'} = $from_file;
 
 # ---- the search --------------------------------------------------------------
@@ -249,7 +391,7 @@ foreach my $name (keys %secret)
 {
 	my $value = $secret{$name};
 	$needle{$name} = $value;
-	$needle{"$name, its end"} = substr($value, -24);
+	$needle{"$name, its end"} = substr($value, -24) if length($value) > 24;
 	$needle{"$name, hex"} = unpack('H*', $value);
 	$needle{"$name, base64"} = substr(encode_base64($value, ''), 0, 40);
 	# a constant in a printed tree, whose first four bytes are its length
@@ -311,6 +453,8 @@ my %harmless = map { $_ => 1 } (
 	'jwt_inspect', 'jws_verify', 'authenticate', # called by the step of jwt_verify
 	'key_rotate', 'key_revoke', # named by kid
 	'secret_drop', # named by name
+	'key_policy_define', 'token_profile_define', 'key_rewrap', # named by purpose; what they seal anew they keep
+	'api_key_revoke', 'login_link_deliver', 'totp_disable', # named by id
 	'usage_consume', 'usage_require', 'usage_return', 'audit_append', 'enqueue', 'enqueue_many', # idempotency and job keys
 	'session_revoke', 'session_revoke_all', 'billing_customer_link', # named by id
 );
