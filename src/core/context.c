@@ -11,7 +11,7 @@
  * SQL user can forge an identity through a setting.
  *
  * Claims of a gateway (request.jwt.claims, which any SQL user can set) count only
- * in sessions that a trusted gateway opened; see core/trust.c.
+ * in sessions that a trusted gateway opened; see core/gateway.c.
  */
 #include "postgres.h"
 
@@ -148,9 +148,9 @@ const GnContext *
 gn_context(void)
 {
 	if (unlikely(current == NULL))
-		return gn_trust_unchecked_context();
+		return gn_gateway_unchecked_context();
 	if (current->source == GN_CONTEXT_GATEWAY)
-		gn_trust_recheck();
+		gn_gateway_recheck();
 	return current;
 }
 
