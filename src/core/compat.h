@@ -113,7 +113,7 @@
 #define gn_is_database_owner(database, role) pg_database_ownercheck((database), (role))
 #endif
 
-/* 17 (1831545) lets the caller keep the lexer on its stack. */
+/* 17 (1c99cde) lets the caller keep the lexer on its stack. */
 #if PG_VERSION_NUM >= 170000
 #define gn_json_lexer(text, length)                                                    \
 	makeJsonLexContextCstringLen(NULL, text, length, PG_UTF8, true)
@@ -123,7 +123,7 @@
 								 true)
 #endif
 
-/* 18 (f1baed1) turned the mark of a background worker around. */
+/* 18 renamed the mark of a background worker and turned it around. */
 #if PG_VERSION_NUM >= 180000
 #define gn_serves_client(proc) ((proc)->isRegularBackend)
 #else

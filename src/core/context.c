@@ -252,7 +252,7 @@ gn_context_bound(GnContextSource source)
 	return image && image->slots[source].bound;
 }
 
-/* A view of claims that are not bound, made in memory; for core/trust.c. */
+/* A view of claims that are not bound, made in memory; for core/gateway.c. */
 void
 gn_context_describe(GnContextSource source, const Jsonb *claims,
 					const char *tenant_claim, MemoryContext memory, GnContext *view)
