@@ -139,7 +139,8 @@ find_actor(const GnAuditEvent *event, AuditActor *found)
 	const GnContext *context = gn_context();
 
 	*found = (AuditActor){.session_role = GetUserNameFromId(GetSessionUserId(), false)};
-	if (context)
+	found->request_id = gn_request_id();
+	if (context && found->request_id == NULL)
 		found->request_id = gn_claim_text(context->claims, "request_id");
 	if (event->on_behalf_of)
 		found->on_behalf_of = event->on_behalf_of;

@@ -113,4 +113,21 @@
 #define gn_is_database_owner(database, role) pg_database_ownercheck((database), (role))
 #endif
 
+/* 17 (1c99cde) lets the caller keep the lexer on its stack. */
+#if PG_VERSION_NUM >= 170000
+#define gn_json_lexer(text, length)                                                    \
+	makeJsonLexContextCstringLen(NULL, text, length, PG_UTF8, true)
+#else
+#define gn_json_lexer(text, length)                                                    \
+	makeJsonLexContextCstringLen(unconstify(char *, text), (int) (length), PG_UTF8,    \
+								 true)
+#endif
+
+/* 18 renamed the mark of a background worker and turned it around. */
+#if PG_VERSION_NUM >= 180000
+#define gn_serves_client(proc) ((proc)->isRegularBackend)
+#else
+#define gn_serves_client(proc) (!(proc)->isBackgroundWorker)
+#endif
+
 #endif

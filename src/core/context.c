@@ -11,7 +11,7 @@
  * SQL user can forge an identity through a setting.
  *
  * Claims of a gateway (request.jwt.claims, which any SQL user can set) count only
- * in sessions that a trusted gateway opened; see core/trust.c.
+ * in sessions that a trusted gateway opened; see core/gateway.c.
  */
 #include "postgres.h"
 
@@ -21,6 +21,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "core/claims.h"
 #include "core/core.h"
 #include "core/trust.h"
 
@@ -28,8 +29,10 @@
 typedef struct ContextSlot
 {
 	bool bound;
+	bool has_user;
 	bool has_tenant;
 	bool has_session;
+	pg_uuid_t user; /* the subject, where it is one of ours */
 	pg_uuid_t tenant;
 	pg_uuid_t session;
 	uint32 subject;
@@ -48,12 +51,14 @@ static char *context_setting =
 static const ContextImage *image = NULL;
 static const ContextImage *publishing = NULL; /* set only while we set it ourselves */
 
-static GnContext effective; /* view of the image, made when asked for */
-static bool effective_known = false;
+static GnContext effective;             /* view of the image */
+static const GnContext *current = NULL; /* that view, or NULL: nobody is bound */
 
 #define MAX_CHECKS 8
 static GnContextCheck checks[MAX_CHECKS];
 static int check_count = 0;
+static GnGatewayCheck gateway_checks[MAX_CHECKS];
+static int gateway_check_count = 0;
 
 static bool
 check_context(char **newval, void **extra, GucSource source)
@@ -87,10 +92,36 @@ check_context(char **newval, void **extra, GucSource source)
 }
 
 static void
+describe_slot(const ContextImage *from, GnContextSource source, GnContext *view)
+{
+	const ContextSlot *slot = &from->slots[source];
+	const char *base = (const char *) from;
+
+	view->source = source;
+	view->subject = slot->subject ? base + slot->subject : NULL;
+	view->actor = slot->actor ? base + slot->actor : NULL;
+	view->user_id = slot->has_user ? &slot->user : NULL;
+	view->tenant = slot->has_tenant ? &slot->tenant : NULL;
+	view->session = slot->has_session ? &slot->session : NULL;
+	view->claims = (const Jsonb *) (base + slot->claims);
+}
+
+/* Accessors are called for each row, this for each binding: what can be settled here
+ * is. */
+static void
 assign_context(const char *newval, void *extra)
 {
 	image = extra;
-	effective_known = false;
+	current = NULL;
+	for (int source = GN_CONTEXT_SOURCES - 1; image && source >= 0; source--)
+	{
+		if (image->slots[source].bound)
+		{
+			describe_slot(image, source, &effective);
+			current = &effective;
+			break;
+		}
+	}
 }
 
 /* The value holds claims; nobody needs to see it. */
@@ -113,42 +144,14 @@ gn_context_define(void)
 							   check_context, assign_context, show_context);
 }
 
-static void
-describe_slot(const ContextImage *from, GnContextSource source, GnContext *view)
-{
-	const ContextSlot *slot = &from->slots[source];
-	const char *base = (const char *) from;
-
-	view->source = source;
-	view->subject = slot->subject ? base + slot->subject : NULL;
-	view->actor = slot->actor ? base + slot->actor : NULL;
-	view->tenant = slot->has_tenant ? &slot->tenant : NULL;
-	view->session = slot->has_session ? &slot->session : NULL;
-	view->claims = (const Jsonb *) (base + slot->claims);
-}
-
 const GnContext *
 gn_context(void)
 {
-	if (image)
-	{
-		if (!effective_known)
-		{
-			for (int source = GN_CONTEXT_SOURCES - 1; source >= 0; source--)
-			{
-				if (image->slots[source].bound)
-				{
-					describe_slot(image, source, &effective);
-					break;
-				}
-			}
-			effective_known = true;
-		}
-		if (effective.source == GN_CONTEXT_GATEWAY)
-			gn_trust_recheck();
-		return &effective;
-	}
-	return gn_trust_unchecked_context();
+	if (unlikely(current == NULL))
+		return gn_gateway_unchecked_context();
+	if (current->source == GN_CONTEXT_GATEWAY)
+		gn_gateway_recheck();
+	return current;
 }
 
 /* Reserves room for data behind the image's end and returns its offset. */
@@ -179,32 +182,19 @@ copy_slot(ContextImage **to, const ContextImage *from, int source)
 	(*to)->slots[source] = slot;
 }
 
-/* A uuid claim: absent and null are none, anything else must be a uuid. */
-static bool
-uuid_claim(const Jsonb *claims, const char *path, pg_uuid_t *uuid)
-{
-	char *text = gn_claim_text(claims, path);
-
-	if (text == NULL)
-		return false;
-	if (!gn_uuid_parse(text, uuid))
-		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID),
-						errmsg("claim \"%s\" is not a uuid", path)));
-	pfree(text);
-	return true;
-}
-
 static void
 fill_slot(ContextImage **to, GnContextSource source, const Jsonb *claims,
 		  const char *tenant_claim)
 {
-	char *subject = gn_claim_text(claims, "sub");
-	char *actor = gn_claim_text(claims, "act.sub");
+	char *subject = gn_claims_subject(claims);
+	char *actor = gn_claims_actor(claims);
 	ContextSlot slot = {.bound = true};
 
 	slot.has_tenant =
-		uuid_claim(claims, tenant_claim ? tenant_claim : "tenant_id", &slot.tenant);
-	slot.has_session = uuid_claim(claims, "sid", &slot.session);
+		gn_claims_tenant(claims, tenant_claim ? tenant_claim : "tenant_id",
+						 &slot.tenant);
+	slot.has_session = gn_claims_session(claims, &slot.session);
+	slot.has_user = subject && gn_uuid_parse(subject, &slot.user);
 	if (actor == NULL)
 		actor = subject;
 	if (subject)
@@ -262,7 +252,7 @@ gn_context_bound(GnContextSource source)
 	return image && image->slots[source].bound;
 }
 
-/* A view of claims that are not bound, made in memory; for core/trust.c. */
+/* A view of claims that are not bound, made in memory; for core/gateway.c. */
 void
 gn_context_describe(GnContextSource source, const Jsonb *claims,
 					const char *tenant_claim, MemoryContext memory, GnContext *view)
@@ -286,4 +276,19 @@ gn_context_run_checks(const Jsonb *claims)
 {
 	for (int i = 0; i < check_count; i++)
 		checks[i](claims);
+}
+
+void
+gn_context_register_gateway_check(GnGatewayCheck check)
+{
+	if (gateway_check_count == MAX_CHECKS)
+		elog(ERROR, "too many gateway checks");
+	gateway_checks[gateway_check_count++] = check;
+}
+
+void
+gn_context_run_gateway_checks(const Jsonb *claims, const Jsonb *headers)
+{
+	for (int i = 0; i < gateway_check_count; i++)
+		gateway_checks[i](claims, headers);
 }

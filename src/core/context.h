@@ -23,6 +23,7 @@ typedef struct GnContext
 	GnContextSource source;
 	const char *subject;      /* claim sub, or NULL */
 	const char *actor;        /* claim act.sub, else sub: who is answerable */
+	const pg_uuid_t *user_id; /* the subject, if it is a uuid, or NULL */
 	const pg_uuid_t *tenant;  /* NULL: none */
 	const pg_uuid_t *session; /* claim sid, or NULL */
 	const Jsonb *claims;      /* never NULL */
@@ -47,6 +48,16 @@ extern bool gn_context_bound(GnContextSource source);
 typedef void (*GnContextCheck)(const Jsonb *claims);
 extern void gn_context_register_check(GnContextCheck check);
 extern void gn_context_run_checks(const Jsonb *claims);
+
+/* The same for claims that a gateway verified; headers of the request, or NULL. */
+typedef void (*GnGatewayCheck)(const Jsonb *claims, const Jsonb *headers);
+extern void gn_context_register_gateway_check(GnGatewayCheck check);
+
+/* Where the tenant stands in claims: in our own tokens always "tenant_id". */
+extern const char *gn_context_tenant_path(const Jsonb *claims);
+
+/* Header X-Request-Id of the gateway's request, or NULL; valid in this transaction. */
+extern const char *gn_request_id(void);
 
 /* Whose rights count. Capabilities: "admin", "service", "worker", "auditor", "monitor".
  */

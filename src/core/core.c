@@ -24,6 +24,7 @@ init_core(void)
 	gn_cache_init();
 	gn_spi_init();
 	gn_trust_init();
+	gn_gateway_init();
 	gn_events_init();
 	gn_identity_init();
 	gn_utility_init();

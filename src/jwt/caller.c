@@ -6,6 +6,10 @@
  * (a session not revoked, and the like) has passed. act_as() needs no token but a
  * role that may speak for anybody; with a reason it is an impersonation: the
  * claims name who really acts, and the audit log keeps it.
+ *
+ * A gateway verifies tokens itself, with public keys that it fetched some time ago.
+ * The token is still in the request's headers, so pre_request() can see that the key
+ * which signed it was revoked since, or is one for tokens of another purpose.
  */
 #include "postgres.h"
 
@@ -17,12 +21,17 @@
 #include "utils/jsonb.h"
 
 #include "core/core.h"
+#include "jwt/jose.h"
 #include "jwt/jwt.h"
+#include "jwt/key.h"
 #include "jwt/profile.h"
 #include "jwt/token.h"
 
 GN_FUNCTION(gn_authenticate);
 GN_FUNCTION(gn_act_as);
+
+#define MAX_SUBJECT 255
+#define MAX_CLAIMS (64 * 1024)
 
 /*
  * As SET LOCAL does: bound outside a transaction block, the caller is forgotten at
@@ -41,6 +50,64 @@ gn_warn_outside_block(const char *what)
 						  errmsg("%s can only be used in transaction blocks", what),
 						  errhint("BEGIN first; the caller is forgotten at the end of "
 								  "the transaction.")));
+}
+
+/* The token of header Authorization (RFC 6750, section 2.1), or NULL. */
+static const char *
+bearer_token(const Jsonb *headers)
+{
+	const char *value = headers ? gn_claim_text(headers, "authorization") : NULL;
+
+	if (value == NULL || pg_strncasecmp(value, "bearer ", 7) != 0)
+		return NULL;
+	value += 7;
+	return value + strspn(value, " ");
+}
+
+static GnJoseError
+key_error(const GnSigningKey *key)
+{
+	if (key == NULL ||
+		(key->state == GN_KEY_RETIRING && gn_now() >= key->accepted_until))
+		return GN_JOSE_UNKNOWN_KEY;
+	if (key->state == GN_KEY_REVOKED)
+		return GN_JOSE_REVOKED_KEY;
+	return strcmp(key->purpose, GN_PURPOSE_ACCESS) == 0 ? GN_JOSE_OK : GN_JOSE_TYPE;
+}
+
+/*
+ * Runs when claims of a gateway are to be bound. It refuses what the gateway could not
+ * know; what it did verify is not verified again. A gateway that hands over no headers
+ * has to read the JWKS more often.
+ */
+static void
+check_bearer_key(const Jsonb *claims, const Jsonb *headers)
+{
+	const char *issuer = gn_claim_text(claims, "iss");
+	const char *own = gn_jwt_issuer();
+	const char *token;
+	size_t len;
+	GnJws jws;
+	GnJoseError error;
+
+	if (issuer == NULL || own == NULL || strcmp(issuer, own) != 0)
+		return;
+	token = bearer_token(headers);
+	len = token ? strlen(token) : 0;
+	if (len == 0 || len > GN_JOSE_MAX_TOKEN ||
+		gn_jws_parse(&jws, token, len, palloc(len + 1)) != GN_JOSE_OK ||
+		jws.kid[0] == '\0')
+		return;
+	error = key_error(gn_jwt_key_find(jws.kid));
+	if (error != GN_JOSE_OK)
+		ereport(ERROR, (errcode(GN_ERRCODE_TOKEN_INVALID), errmsg("token is not valid"),
+						errdetail("%s", gn_jose_error_detail(error))));
+}
+
+void
+gn_caller_init(void)
+{
+	gn_context_register_gateway_check(check_bearer_key);
 }
 
 /* SQL: grownext.authenticate(token text, audience text) */
@@ -137,6 +204,26 @@ audit_impersonation(const char *subject, const pg_uuid_t *tenant, const char *ac
 	gn_spi_end(&spi);
 }
 
+/* OpenID Connect Core, section 2: at most 255 characters; the audit log takes no
+ * control characters. */
+static void
+check_subject(const char *subject)
+{
+	if (subject == NULL || *subject == '\0')
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a subject must be named")));
+	if (strlen(subject) > MAX_SUBJECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a subject must not be longer than %d bytes", MAX_SUBJECT)));
+	for (const unsigned char *c = (const unsigned char *) subject; *c; c++)
+	{
+		if (*c < 0x20 || *c == 0x7f)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("a subject must not contain control characters")));
+	}
+}
+
 /* SQL: grownext.act_as(subject text, tenant_id uuid, claims jsonb, reason text) */
 Datum
 gn_act_as(PG_FUNCTION_ARGS)
@@ -153,12 +240,13 @@ gn_act_as(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied to act as somebody else"),
 						errdetail("It takes grownext_service or grownext_admin.")));
-	if (subject == NULL || *subject == '\0')
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("a subject must be named")));
+	check_subject(subject);
 	if (!JB_ROOT_IS_OBJECT(extra))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("claims must be a JSON object")));
+	if (VARSIZE(extra) > MAX_CLAIMS)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("claims must not be larger than %d bytes", MAX_CLAIMS)));
 	if (reason && *reason == '\0')
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("a reason must not be empty")));

@@ -11,4 +11,6 @@
 extern Jsonb *gn_jwt_verified_claims(const text *token, const char *audience,
 									 const char *issuer, const char *purpose);
 
+extern void gn_caller_init(void); /* at load, once */
+
 #endif

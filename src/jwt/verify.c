@@ -316,6 +316,7 @@ jwt_init(void)
 	gn_jwt_keys_init();
 	gn_token_profile_init();
 	gn_key_import_init();
+	gn_caller_init();
 	if (gn_preloaded)
 		gn_jose_prepare();
 }

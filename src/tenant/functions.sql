@@ -358,6 +358,9 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.tenant_owner_guard() IS 'Trigger: a tenant keeps at least one owner.';
 
+CREATE OR REPLACE TRIGGER tenant_state_invalidate AFTER UPDATE OF state OR DELETE OR TRUNCATE ON _grownext.tenant_tenant
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('tenant_marker_state');
+ALTER TABLE _grownext.tenant_tenant ENABLE ALWAYS TRIGGER tenant_state_invalidate;
 CREATE OR REPLACE TRIGGER tenant_member_owner_delete BEFORE DELETE ON _grownext.tenant_member
     FOR EACH ROW WHEN (OLD.role = 'owner') EXECUTE FUNCTION _grownext.tenant_owner_guard();
 CREATE OR REPLACE TRIGGER tenant_member_owner_update BEFORE UPDATE ON _grownext.tenant_member

@@ -1,5 +1,8 @@
 -- src/tenant/tables.sql: tenants, their members, their roles, and who reacts to them
 
+-- Marker of what backends remember about the state of tenants (core/cache.h).
+CREATE TYPE _grownext.tenant_marker_state AS ();
+
 CREATE TABLE _grownext.tenant_tenant (
     id             uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     slug           text        NOT NULL COLLATE "C",

@@ -8,9 +8,11 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "tenant/tenant.h"
@@ -18,7 +20,73 @@
 GN_FUNCTION(gn_has_permission);
 GN_FUNCTION(gn_tenant_time_zone);
 
-const GnComponent gn_tenant_component = {.name = "tenant"};
+/*
+ * Tenants that this backend found active, until the marker says that some tenant's
+ * state has changed; a full place is taken over by whoever comes next.
+ */
+#define ACTIVE_PLACES 256
+static GnMarker state_marker = {.name = "tenant_marker_state"};
+static struct
+{
+	pg_uuid_t id;
+	uint64 generation;
+} active[ACTIVE_PLACES];
+
+static bool
+tenant_suspended(const pg_uuid_t *id)
+{
+	static GnQuery query = GN_QUERY("SELECT 1 FROM _grownext.tenant_tenant WHERE id = "
+									"$1 AND state <> 'active'",
+									UUIDOID);
+	bool suspended;
+	GnSpi spi;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	gn_spi_begin(&spi);
+	suspended = gn_spi_execute(&query, (Datum[]){UUIDPGetDatum(id)}, NULL, true) == 1;
+	gn_spi_end(&spi);
+	PopActiveSnapshot();
+	return suspended;
+}
+
+/*
+ * Runs before a caller is bound: nobody acts for a suspended tenant, whatever the token
+ * says that was minted before. A tenant that is not ours is an application's affair.
+ * Nothing is remembered while this transaction has changes of its own, which a
+ * savepoint could undo without a message.
+ */
+static void
+check_tenant(const Jsonb *claims)
+{
+	char *text = gn_claim_text(claims, gn_context_tenant_path(claims));
+	uint64 generation = gn_marker_generation(&state_marker);
+	bool own_changes = TransactionIdIsValid(GetTopTransactionIdIfAny());
+	pg_uuid_t id;
+	int place;
+
+	if (text == NULL || !gn_uuid_parse(text, &id))
+		return;
+	place = id.data[UUID_LEN - 1] % ACTIVE_PLACES;
+	if (!own_changes && active[place].generation == generation &&
+		memcmp(&active[place].id, &id, sizeof(id)) == 0)
+		return;
+	if (tenant_suspended(&id))
+		ereport(ERROR, (errcode(GN_ERRCODE_TENANT_NOT_ACTIVE),
+						errmsg("tenant \"%s\" is not active", text)));
+	if (own_changes)
+		return;
+	active[place].id = id;
+	active[place].generation = generation;
+}
+
+static void
+tenant_init(void)
+{
+	gn_marker_register(&state_marker);
+	gn_context_register_check(check_tenant);
+}
+
+const GnComponent gn_tenant_component = {.name = "tenant", .init = tenant_init};
 
 /* SQL: grownext.has_permission(permission text) */
 Datum
@@ -42,9 +110,9 @@ gn_has_permission(PG_FUNCTION_ARGS)
 
 	if (context == NULL)
 		PG_RETURN_NULL();
-	if (context->tenant == NULL || context->subject == NULL ||
-		!gn_uuid_parse(context->subject, &user_id))
+	if (context->tenant == NULL || context->user_id == NULL)
 		PG_RETURN_BOOL(false);
+	user_id = *context->user_id;
 	tenant_id = *context->tenant;
 	values[0] = UUIDPGetDatum(&tenant_id);
 	values[1] = UUIDPGetDatum(&user_id);

@@ -89,5 +89,43 @@ SELECT CASE
  WHERE n.nspname IN ('grownext', '_grownext', 'grownext_api')
  ORDER BY n.nspname, p.oid::regprocedure::text;
 
+-- Schemas: the audit log's, which is made at its first event, is one of them.
+SELECT isnt(grownext.audit_append('test.made'), NULL, 'the audit log is there');
+REVOKE USAGE ON SCHEMA grownext, _grownext, grownext_api FROM regress_hostile;
+SELECT is((SELECT count(*) FROM pg_namespace WHERE nspname LIKE '%grownext%'), 4::bigint, 'there are four schemas to try');
+SELECT is(has_schema_privilege('regress_hostile', n.oid, 'USAGE, CREATE'), false, 'neither USAGE nor CREATE: ' || n.nspname)
+  FROM pg_namespace AS n WHERE n.nspname LIKE '%grownext%' ORDER BY n.nspname;
+SELECT is(has_schema_privilege(r.rolname, n.oid, 'CREATE'), false, format('no CREATE in %s for %s', n.nspname, r.rolname))
+  FROM pg_namespace AS n CROSS JOIN pg_roles AS r
+ WHERE n.nspname LIKE '%grownext%' AND r.rolname LIKE 'grownext\_%' AND r.rolname <> 'grownext_owner' ORDER BY n.nspname, r.rolname;
+SELECT is(CASE c.relkind WHEN 'S' THEN has_sequence_privilege('regress_hostile', c.oid, 'USAGE, SELECT, UPDATE')
+               ELSE has_table_privilege('regress_hostile', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') END,
+          false, 'nothing of the audit log: ' || c.relname)
+  FROM pg_class AS c WHERE c.relnamespace = 'grownext_audit'::regnamespace AND c.relkind IN ('r', 'v', 'S') ORDER BY c.relname;
+
+-- What he makes himself changes nobody's answer: a definer function looks nowhere that he
+-- can write, and in our schemas he can make nothing.
+SELECT is(p.proconfig && ARRAY['search_path=pg_catalog, pg_temp'], true, 'a definer function with a path of its own: ' || p.oid::regprocedure)
+  FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE n.nspname IN ('grownext', '_grownext', 'grownext_api') AND p.prosecdef ORDER BY p.oid::regprocedure::text;
+SELECT is(pg_temp.attempt(format('CREATE %s', o)), '42501', 'cannot be made in our schemas: ' || o)
+  FROM unnest(ARRAY['TABLE grownext.t ()', 'TABLE _grownext.t ()', 'TABLE grownext_audit.t ()',
+                    'FUNCTION grownext.f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
+                    'FUNCTION grownext_api.f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$']) AS o;
+-- Settings that he keeps for his next session are no way around.
+SELECT ok(pg_temp.attempt(format('ALTER ROLE regress_hostile SET %s = %L', name, boot_val)) IN ('42501', '55P02'), 'cannot be kept for his role: ' || name)
+  FROM pg_settings WHERE name LIKE 'grownext.%' ORDER BY name;
+-- Claims that he sets are nobody's, even when he is let in as a user.
+GRANT grownext_user TO regress_hostile;
+SELECT is(pg_temp.attempt($x$DO $do$ BEGIN
+    PERFORM set_config('request.jwt.claims', '{"sub": "root", "tenant_id": "11111111-1111-4111-8111-111111111111"}', true);
+    IF num_nonnulls(grownext.current_subject(), grownext.current_tenant(), grownext.claims(), grownext.has_scope('x'), grownext.current_actor()) > 0 THEN
+        RAISE EXCEPTION 'somebody';
+    END IF;
+END $do$ $x$), 'it went through', 'claims that a session set itself are nobody''s');
+SELECT is(pg_temp.attempt('SELECT grownext.pre_request()'), 'NX003', 'and no gate lets them in');
+SELECT is(pg_temp.attempt($$SELECT grownext.act_as('root')$$), '42501', 'nor may he speak for somebody');
+SELECT is(pg_temp.attempt($$SELECT grownext.gateway_trust('regress_hostile')$$), '42501', 'or make himself a gateway');
+
 SELECT * FROM finish();
 ROLLBACK;
