@@ -267,8 +267,7 @@ BEGIN
     IF invitation.invited_by IS NULL OR inviter_role = 'owner' THEN
         RETURN;
     ELSIF inviter_role IS NULL OR NOT _grownext.tenant_permits(own, 'members.invite') OR invitation.role = 'owner'
-       OR EXISTS (SELECT FROM unnest(_grownext.tenant_role_permissions(invitation.tenant_id, invitation.role)) AS p
-                   WHERE NOT _grownext.tenant_permits(own, p)) THEN
+       OR NOT _grownext.tenant_covers(own, _grownext.tenant_role_permissions(invitation.tenant_id, invitation.role)) THEN
         PERFORM _grownext.tenant_invitation_refuse('Whoever sent it may not invite to this role any more.');
     END IF;
 END

@@ -90,7 +90,9 @@ BEGIN
     END IF;
     PERFORM _grownext.tenant_require_active(_grownext.tenant_lock(accepted.tenant_id));
     PERFORM _grownext.tenant_check_user(accepted.user_id);
-    IF accepted.from_user IS NOT NULL AND _grownext.tenant_member_role(accepted.tenant_id, accepted.from_user) <> 'owner' THEN
+    IF accepted.from_user IS NOT NULL AND NOT EXISTS (
+        SELECT FROM _grownext.tenant_member AS m
+         WHERE m.tenant_id = accepted.tenant_id AND m.user_id = accepted.from_user AND m.role = 'owner') THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('user "%s" is no owner any more and has nothing to give', accepted.from_user);
     END IF;

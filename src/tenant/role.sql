@@ -49,19 +49,31 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.tenant_check_role(uuid, text) IS 'Raises if a tenant has no such role.';
 
+CREATE OR REPLACE FUNCTION _grownext.tenant_covers(permissions text[], other text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT NOT EXISTS (SELECT FROM pg_catalog.unnest(other) AS o WHERE _grownext.tenant_permits(permissions, o) IS NOT TRUE);
+$$;
+COMMENT ON FUNCTION _grownext.tenant_covers(text[], text[]) IS 'Whether permissions cover each of some others.';
+
+CREATE OR REPLACE FUNCTION _grownext.tenant_above_caller(role text, caller_role text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+        MESSAGE = format('permission denied: role "%s" is above the caller''s role "%s"', role, caller_role);
+END
+$$;
+COMMENT ON FUNCTION _grownext.tenant_above_caller(text, text) IS 'Raises that a role is above the caller''s.';
+
 -- A role is not above another if each of its permissions is covered; owner is above all,
 -- also above a role of the tenant's own with permission "*".
 CREATE OR REPLACE FUNCTION _grownext.tenant_check_grade(tenant_id uuid, caller_role text, role text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    own CONSTANT text[] := _grownext.tenant_role_permissions(tenant_id, caller_role);
 BEGIN
     IF caller_role IS NULL OR caller_role = 'owner' THEN
         RETURN;
-    ELSIF role = 'owner' OR EXISTS (
-        SELECT FROM unnest(_grownext.tenant_role_permissions(tenant_id, role)) AS p WHERE NOT _grownext.tenant_permits(own, p)) THEN
-        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('permission denied: role "%s" is above the caller''s role "%s"', role, caller_role);
+    ELSIF role = 'owner' OR NOT _grownext.tenant_covers(_grownext.tenant_role_permissions(tenant_id, caller_role),
+                                                        _grownext.tenant_role_permissions(tenant_id, role)) THEN
+        PERFORM _grownext.tenant_above_caller(role, caller_role);
     END IF;
 END
 $$;
@@ -124,8 +136,11 @@ BEGIN
     new_permissions := _grownext.tenant_check_permissions(permissions);
     IF concerned IS NOT NULL THEN
         caller_role := _grownext.tenant_enter(concerned, 'roles.define');
-        -- neither what it was nor what it becomes
+        -- neither what it was nor what it becomes, which may be the caller's own role
         PERFORM _grownext.tenant_check_grade(concerned, caller_role, role_define.role);
+        IF caller_role IS NOT NULL AND NOT _grownext.tenant_covers(_grownext.tenant_role_permissions(concerned, caller_role), new_permissions) THEN
+            PERFORM _grownext.tenant_above_caller(role_define.role, caller_role);
+        END IF;
         IF (SELECT count(*) FROM _grownext.tenant_role AS r WHERE r.tenant_id = concerned AND r.role <> role_define.role) >= 100 THEN
             RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded', MESSAGE = 'a tenant has at most 100 roles of its own',
                 HINT = 'SELECT grownext.role_drop(role, tenant_id);';
@@ -137,7 +152,6 @@ BEGIN
     INSERT INTO _grownext.tenant_role (tenant_id, role, permissions, updated_at)
     VALUES (concerned, role_define.role, new_permissions, _grownext.core_now())
     ON CONFLICT ON CONSTRAINT tenant_role_key DO UPDATE SET permissions = EXCLUDED.permissions, updated_at = EXCLUDED.updated_at;
-    PERFORM _grownext.tenant_check_grade(concerned, caller_role, role_define.role);
     after := jsonb_build_object('role', role_define.role, 'permissions', new_permissions);
     IF after IS DISTINCT FROM before THEN
         PERFORM _grownext.tenant_record('role.defined', 'role:' || role_define.role, concerned, before, after);
@@ -151,11 +165,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     concerned CONSTANT uuid := _grownext.tenant_role_owner(role_drop.tenant_id);
     caller_role text;
+    own text[];
     before jsonb;
 BEGIN
     IF concerned IS NOT NULL THEN
         caller_role := _grownext.tenant_enter(concerned, 'roles.define');
         PERFORM _grownext.tenant_check_grade(concerned, caller_role, role_drop.role);
+        own := _grownext.tenant_role_permissions(concerned, caller_role);
     ELSE
         -- nobody gives the role away meanwhile
         LOCK TABLE _grownext.tenant_member, _grownext.tenant_invitation, _grownext.tenant_domain IN SHARE MODE;
@@ -175,7 +191,9 @@ BEGIN
             HINT = 'Give its members, pending invitations and domains another role first.';
     END IF;
     -- nor what it is again: the definition for all tenants, or the built-in one
-    PERFORM _grownext.tenant_check_grade(concerned, caller_role, role_drop.role);
+    IF caller_role IS NOT NULL AND NOT _grownext.tenant_covers(own, _grownext.tenant_role_permissions(concerned, role_drop.role)) THEN
+        PERFORM _grownext.tenant_above_caller(role_drop.role, caller_role);
+    END IF;
     PERFORM _grownext.tenant_record('role.dropped', 'role:' || role, concerned, before, NULL);
 END
 $$;
