@@ -301,8 +301,9 @@ BEGIN
     PERFORM _grownext.tenant_require_active(_grownext.tenant_lock(invitation.tenant_id));
     PERFORM _grownext.tenant_invitation_check_inviter(invitation);
     PERFORM _grownext.tenant_check_role(invitation.tenant_id, invitation.role);
+    PERFORM _grownext.tenant_check_user(user_id);
     SELECT lower(u.email) INTO address FROM _grownext.account_user AS u WHERE u.id = invitation_accept.user_id;
-    IF FOUND AND address IS DISTINCT FROM lower(invitation.email)
+    IF address IS DISTINCT FROM lower(invitation.email)
        AND NOT coalesce(substring(address FROM '[^@]+$') = ANY (invitation.domains), false) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'the invitation is for another email address';
     END IF;

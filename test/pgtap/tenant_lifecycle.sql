@@ -189,7 +189,7 @@ SELECT is((SELECT count(*) FROM grownext.tenant, world WHERE id = acme), 0::bigi
 
 -- Reactors: what stands to the right takes part, and may refuse
 CREATE TABLE gt_reaction (place serial, event text, tenant_id uuid, options jsonb);
-CREATE FUNCTION _grownext.tenant_gt_react(event text, tenant_id uuid, options jsonb) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION _grownext.tenant_gt_react(event text, tenant_id uuid, options jsonb) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO public.gt_reaction (event, tenant_id, options) VALUES (event, tenant_id, options);
     IF event = 'seats.grow' AND _grownext.tenant_seats(tenant_id) > 2 THEN
