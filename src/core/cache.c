@@ -25,14 +25,20 @@ static GnMarker *markers = NULL;
 GN_FUNCTION(gn_core_invalidate);
 GN_FUNCTION(gn_core_touch);
 
-/* InvalidOid means that messages were lost: everything is stale. */
+/*
+ * InvalidOid means that messages were lost: everything is stale. A marker that was
+ * named is looked up anew: the message may tell of its drop, and an extension that is
+ * created again has another of that name.
+ */
 static void
 note_invalidation(Datum arg, Oid relid)
 {
 	for (GnMarker *m = markers; m; m = m->next)
 	{
-		if (relid == InvalidOid || m->relid == relid || m->relid == InvalidOid)
-			m->generation++;
+		if (relid != InvalidOid && m->relid != InvalidOid && m->relid != relid)
+			continue;
+		m->generation++;
+		m->relid = InvalidOid;
 	}
 }
 
