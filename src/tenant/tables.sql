@@ -180,8 +180,8 @@ SELECT pg_catalog.pg_extension_config_dump('_grownext.tenant_domain', '');
 
 -- What stands to the right and acts when something happens to a tenant, in the same
 -- transaction: a function (event text, tenant_id uuid, options jsonb) in schema _grownext,
--- called with the tenant's row locked. Raising refuses the change. docs/internals lists
--- the events. Not a trigger on the tables, because a restore inserts rows too. Not dumped:
+-- called with the tenant's row locked. Raising refuses the change. docs/tenant.md lists the
+-- events. Not a trigger on the tables, because a restore inserts rows too. Not dumped:
 -- functions.sql fills it.
 CREATE TABLE _grownext.tenant_reactor (
     component text NOT NULL,
