@@ -82,7 +82,8 @@ read_membership(Membership *membership)
 		" FROM _grownext.tenant_member AS m"
 		" JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state = "
 		"'active'"
-		" JOIN _grownext.account_user AS u ON u.id = m.user_id AND u.disabled_at IS NULL"
+		" JOIN _grownext.account_user AS u ON u.id = m.user_id AND u.disabled_at IS "
+		"NULL"
 		" WHERE m.tenant_id = $1 AND m.user_id = $2",
 		UUIDOID, UUIDOID);
 	Datum values[2] = {UUIDPGetDatum(&membership->tenant),
@@ -108,10 +109,9 @@ static const Membership *
 find_membership(const pg_uuid_t *tenant, const pg_uuid_t *user)
 {
 	uint64 generation = gn_marker_generation(&access_marker);
-	Membership *place =
-		&remembered[(tenant->data[0] ^ tenant->data[15] ^ user->data[0] ^
-					 user->data[15]) %
-					REMEMBERED];
+	Membership *place = &remembered[(tenant->data[0] ^ tenant->data[15] ^
+									 user->data[0] ^ user->data[15]) %
+									REMEMBERED];
 
 	if (place->generation == generation &&
 		memcmp(&place->user, user, sizeof(pg_uuid_t)) == 0 &&

@@ -55,11 +55,12 @@ purge(const char *table, const char *column, Datum tenant, bool delete, int32 mo
 		gone = run(psprintf("DELETE FROM ONLY %s WHERE %s", table, rows), 2, values,
 				   SPI_OK_DELETE);
 	else
-		gone = run(psprintf("UPDATE ONLY %s SET %s = NULL WHERE %s", table, column, rows),
-				   2, values, SPI_OK_UPDATE);
-	if (gone == 0 && run(psprintf("SELECT FROM ONLY %s WHERE %s = $1 LIMIT 1", table,
-								  column),
-						 1, values, SPI_OK_SELECT) > 0)
+		gone =
+			run(psprintf("UPDATE ONLY %s SET %s = NULL WHERE %s", table, column, rows),
+				2, values, SPI_OK_UPDATE);
+	if (gone == 0 &&
+		run(psprintf("SELECT FROM ONLY %s WHERE %s = $1 LIMIT 1", table, column), 1,
+			values, SPI_OK_SELECT) > 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("rows of %s stay although they were deleted", table),
 						errdetail("A trigger prevents it, or somebody changes them at "
@@ -67,9 +68,9 @@ purge(const char *table, const char *column, Datum tenant, bool delete, int32 mo
 	return gone;
 }
 
-static uint64
+static void
 purge_as_owner(Relation relation, const char *column, Datum tenant, bool delete,
-			   int32 most)
+			   int32 most, uint64 *gone)
 {
 	const char *table =
 		quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
@@ -77,7 +78,6 @@ purge_as_owner(Relation relation, const char *column, Datum tenant, bool delete,
 	int guc_level = NewGUCNestLevel();
 	Oid user;
 	int sec_context;
-	uint64 gone;
 	bool limited = !get_timeout_active(STATEMENT_TIMEOUT);
 
 	GetUserIdAndSecContext(&user, &sec_context);
@@ -90,7 +90,7 @@ purge_as_owner(Relation relation, const char *column, Datum tenant, bool delete,
 		enable_timeout_after(STATEMENT_TIMEOUT, TIME_LIMIT_MS);
 	PG_TRY();
 	{
-		gone = purge(table, quote_identifier(column), tenant, delete, most);
+		*gone = purge(table, quote_identifier(column), tenant, delete, most);
 	}
 	PG_FINALLY();
 	{
@@ -100,7 +100,6 @@ purge_as_owner(Relation relation, const char *column, Datum tenant, bool delete,
 	PG_END_TRY();
 	AtEOXact_GUC(false, guc_level);
 	SetUserIdAndSecContext(user, sec_context);
-	return gone;
 }
 
 /*
@@ -119,8 +118,8 @@ gn_tenant_purge_rows(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(0); /* dropped meanwhile */
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	gone = purge_as_owner(relation, column, PG_GETARG_DATUM(2), delete,
-						  PG_GETARG_INT32(4));
+	purge_as_owner(relation, column, PG_GETARG_DATUM(2), delete, PG_GETARG_INT32(4),
+				   &gone);
 	SPI_finish();
 	table_close(relation, NoLock);
 	PG_RETURN_INT64((int64) gone);

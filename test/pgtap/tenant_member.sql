@@ -113,6 +113,24 @@ SELECT is(pg_temp.as_user_value(member, acme, format('grownext.has_permission(%L
           _grownext.tenant_permits('{a.b.*,b}', p)::text, format('permission "%s" in C and SQL', p)) FROM pattern, world;
 SELECT grownext.member_set_role(acme, member, 'member'), grownext.role_drop('one', acme) FROM world;
 
+-- in parallel workers too, and by what the transaction itself has changed
+CREATE TABLE gt_asked AS SELECT CASE WHEN g % 2 = 0 THEN 'members.invite' ELSE 'tenant.delete' END AS permission FROM generate_series(1, 1000) AS g;
+GRANT SELECT ON gt_asked TO gt_user;
+ANALYZE gt_asked;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL parallel_tuple_cost = 0;
+SET LOCAL min_parallel_table_scan_size = 0;
+SET LOCAL parallel_leader_participation = off;
+CREATE FUNCTION pg_temp.plan() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN SELECT count(*) FROM gt_asked WHERE grownext.has_permission(permission)'; END $$;
+SELECT ok(EXISTS (SELECT FROM pg_temp.plan() AS line WHERE line ~ 'Workers Planned: [1-9]'), 'the permission is asked for in parallel workers');
+SELECT is(pg_temp.as_user_value(admin, acme, '(SELECT count(*) FROM gt_asked WHERE grownext.has_permission(permission))'), '500', 'with the same answers') FROM world;
+SAVEPOINT changes;
+SELECT grownext.role_define('admin', '{tenant.delete,members.invite}', acme) FROM world;
+SELECT is(pg_temp.as_user_value(admin, acme, '(SELECT count(*) FROM gt_asked WHERE grownext.has_permission(permission))'), '1000', 'that follow a change') FROM world;
+ROLLBACK TO changes;
+SELECT is(pg_temp.as_user_value(admin, acme, '(SELECT count(*) FROM gt_asked WHERE grownext.has_permission(permission))'), '500', 'and its rollback') FROM world;
+RESET parallel_leader_participation;
+
 -- Never above oneself -------------------------------------------------------------
 
 SELECT is(pg_temp.as_user(admin, acme, 'SELECT grownext.member_set_role(acme, member, ''owner'') FROM world'), '42501', 'an admin makes no owner') FROM world;

@@ -4,13 +4,14 @@
 use strict;
 use warnings;
 
+use IPC::Run;
 use lib "$ENV{GN_SRC}/test/lib";
 use GrowNext::Story;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = GrowNext::Story::new_node('tenant');
+my $node = GrowNext::Story::new_node('tenant', allows_streaming => 1);
 $node->start;
 $node->safe_psql('postgres', 'CREATE DATABASE app');
 $node->safe_psql('app', <<'SQL');
@@ -143,5 +144,25 @@ as('copy', 't_admin', "SELECT grownext.unfence('restored on purpose')");
 ok($node->poll_query_until('copy', "SELECT count(*) = 0 FROM grownext.tenant WHERE id = '$gone'"), 'until somebody armed it');
 is($node->safe_psql('copy', "SELECT count(*) FROM data.note"), '100', 'with the rows');
 
-$node->stop;
+# ---- on a standby a permission is gone as soon as its end is replayed, in a session that asked before
+
+$node->backup('standby');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'standby', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby);
+my ($answers, $errors) = ('', '');
+my $session = IPC::Run::start([ 'psql', '-XAtq', '-U', 't_service', '-d', $standby->connstr('app'),
+	'-c', 'BEGIN ISOLATION LEVEL REPEATABLE READ',
+	'-c', "SELECT grownext.act_as('$cyd', '$acme')",
+	'-c', "SELECT 'before: ' || grownext.has_permission('reports.read')",
+	'-c', "DO \$\$ BEGIN WHILE grownext.has_permission('reports.read') AND clock_timestamp() < now() + interval '60 s' LOOP PERFORM pg_sleep(0.01); END LOOP; END \$\$",
+	'-c', "SELECT 'after: ' || grownext.has_permission('reports.read')" ],
+	'<', \undef, '>', \$answers, '2>', \$errors, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+$session->pump until $answers =~ /before/;
+as('app', 't_service', "SELECT grownext.member_remove('$acme', '$cyd')");
+$session->finish;
+like($answers, qr/before: true\s+after: false/, 'a permission ends on a standby, in a repeatable read transaction too') or diag($errors);
+
+$_->stop foreach $standby, $node;
 done_testing();
