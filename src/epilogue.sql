@@ -115,24 +115,34 @@ GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
 
--- tenant
+-- tenant: what members may do is judged by their role
 GRANT EXECUTE ON FUNCTION grownext.has_permission(text)
     TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
 GRANT EXECUTE ON FUNCTION
-    grownext.tenant_create(text, text, uuid, jsonb, uuid, text, uuid, text, text, text),
-    grownext.tenant_update(uuid, jsonb), grownext.tenant_suspend(uuid, text), grownext.tenant_resume(uuid),
-    grownext.role_define(text, text[], uuid),
-    grownext.member_add(uuid, uuid, text), grownext.member_set_role(uuid, uuid, text), grownext.member_remove(uuid, uuid)
+    grownext.tenant_create(text, text, uuid, jsonb, uuid, text, uuid, text, text, text), grownext.slug_resolve(text),
+    grownext.tenant_suspend(uuid, text), grownext.tenant_resume(uuid), grownext.tenant_restore(uuid),
+    grownext.member_add(uuid, uuid, text), grownext.invitation_message(uuid),
+    grownext.domain_verify(uuid, text), grownext.domain_match(uuid), grownext.domain_join(uuid, uuid)
     TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.tenant_update(uuid, jsonb), grownext.tenant_delete(uuid, interval),
+    grownext.role_define(text, text[], uuid), grownext.role_drop(text, uuid),
+    grownext.member_set_role(uuid, uuid, text), grownext.member_remove(uuid, uuid),
+    grownext.ownership_offer(uuid, uuid), grownext.ownership_accept(uuid), grownext.ownership_withdraw(uuid),
+    grownext.invitation_create(uuid, text, text, interval), grownext.invitation_accept(text, uuid),
+    grownext.invitation_resend(uuid), grownext.invitation_revoke(uuid),
+    grownext.domain_claim(uuid, text), grownext.domain_update(uuid, text, jsonb), grownext.domain_release(uuid, text)
+    TO grownext_admin, grownext_service, grownext_user;
 -- they act on tables that the caller owns, with the caller's rights
 GRANT EXECUTE ON FUNCTION grownext.tenant_isolate(regclass, name, jsonb), grownext.tenant_unisolate(regclass)
     TO grownext_admin, grownext_service, grownext_user;
-GRANT USAGE ON TYPE grownext.isolation_finding TO grownext_admin, grownext_service, grownext_user;
-GRANT SELECT ON grownext.tenant, grownext.member, grownext.role
+GRANT USAGE ON TYPE grownext.isolation_finding, grownext.invitation_secret TO grownext_admin, grownext_service, grownext_user;
+GRANT USAGE ON TYPE grownext.slug_target, grownext.invitation_message, grownext.domain_match TO grownext_admin, grownext_service;
+GRANT SELECT ON grownext.tenant, grownext.member, grownext.role, grownext.ownership_offer, grownext.invitation, grownext.domain
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 -- called in views, with the reader's rights
 GRANT EXECUTE ON FUNCTION
-    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_builtin_permissions(text)
+    _grownext.tenant_serves_all(), _grownext.tenant_sees_all(), _grownext.tenant_caller_may(text), _grownext.tenant_builtin_permissions(text)
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- entitlement

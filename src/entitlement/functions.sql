@@ -562,19 +562,6 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_subscription_apply(uuid, text, text, text, int, timestamptz, timestamptz, timestamptz, timestamptz, boolean) IS 'Applies a provider''s view of a subscription; the id, or NULL for one that was over before it was known.';
 
--- What a new tenant subscribes to.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_tenant_reaction(event text, tenant_id uuid, options jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF event = 'tenant.created' AND options ->> 'bundle' IS NOT NULL THEN
-        PERFORM grownext.subscription_start(tenant_id, options ->> 'bundle');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_tenant_reaction(text, uuid, jsonb) IS 'Takes part in provisioning a tenant: starts its first subscription.';
-INSERT INTO _grownext.tenant_reactor (component, reaction) VALUES ('entitlement', 'entitlement_tenant_reaction')
-    ON CONFLICT ON CONSTRAINT tenant_reactor_pkey DO UPDATE SET reaction = EXCLUDED.reaction;
-
 -- Grants and blocks ---------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION _grownext.entitlement_override_json(id uuid) RETURNS jsonb

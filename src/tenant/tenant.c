@@ -1,10 +1,7 @@
 /*
  * src/tenant/tenant.c
- *	  Permissions of the caller, and the names of time zones.
- *
- * has_permission() stands in row policies, so it is C without a definer wrapper,
- * and it reads the membership itself: a member who was removed a moment ago has
- * no permission left, whatever the token says. It never raises.
+ *	  The component, the check that refuses tenants at the gate, and the names of time
+ *	  zones.
  */
 #include "postgres.h"
 
@@ -15,9 +12,9 @@
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
+#include "tenant/permission.h"
 #include "tenant/tenant.h"
 
-GN_FUNCTION(gn_has_permission);
 GN_FUNCTION(gn_tenant_time_zone);
 
 /*
@@ -84,52 +81,14 @@ tenant_init(void)
 {
 	gn_marker_register(&state_marker);
 	gn_context_register_check(check_tenant);
+	gn_permission_init();
 }
 
-const GnComponent gn_tenant_component = {.name = "tenant", .init = tenant_init};
-
-/* SQL: grownext.has_permission(permission text) */
-Datum
-gn_has_permission(PG_FUNCTION_ARGS)
-{
-	static GnQuery query =
-		GN_QUERY("SELECT _grownext.tenant_permits(r.permissions, $3)"
-				 " FROM _grownext.tenant_member AS m"
-				 " JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state "
-				 "= 'active'"
-				 " CROSS JOIN LATERAL _grownext.tenant_role_permissions(m.tenant_id, "
-				 "m.role) AS r (permissions)"
-				 " WHERE m.tenant_id = $1 AND m.user_id = $2",
-				 UUIDOID, UUIDOID, TEXTOID);
-	const GnContext *context = gn_context();
-	pg_uuid_t user_id;
-	pg_uuid_t tenant_id;
-	bool permitted = false;
-	Datum values[3];
-	GnSpi spi;
-
-	if (context == NULL)
-		PG_RETURN_NULL();
-	if (context->tenant == NULL || context->user_id == NULL)
-		PG_RETURN_BOOL(false);
-	user_id = *context->user_id;
-	tenant_id = *context->tenant;
-	values[0] = UUIDPGetDatum(&tenant_id);
-	values[1] = UUIDPGetDatum(&user_id);
-	values[2] = PG_GETARG_DATUM(0);
-
-	gn_spi_begin(&spi);
-	if (gn_spi_execute(&query, values, NULL, true) == 1)
-	{
-		bool isnull;
-		Datum datum =
-			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-
-		permitted = !isnull && DatumGetBool(datum);
-	}
-	gn_spi_end(&spi);
-	PG_RETURN_BOOL(permitted);
-}
+const GnComponent gn_tenant_component = {
+	.name = "tenant",
+	.init = tenant_init,
+	.tick = "SELECT _grownext.tenant_tick($1)",
+};
 
 /*
  * POSIX specifications such as "ABC5" are no names: the few zones with a digit are

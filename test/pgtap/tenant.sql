@@ -18,10 +18,28 @@ SELECT is(pg_get_function_identity_arguments(f.signature::regprocedure), f.argum
     ('grownext.tenant_update', 'tenant_id uuid, changes jsonb'),
     ('grownext.tenant_suspend', 'tenant_id uuid, reason text'),
     ('grownext.tenant_resume', 'tenant_id uuid'),
+    ('grownext.tenant_delete', 'tenant_id uuid, grace interval'),
+    ('grownext.tenant_restore', 'tenant_id uuid'),
+    ('grownext.slug_resolve', 'slug text'),
     ('grownext.role_define', 'role text, permissions text[], tenant_id uuid'),
+    ('grownext.role_drop', 'role text, tenant_id uuid'),
     ('grownext.member_add', 'tenant_id uuid, user_id uuid, role text'),
     ('grownext.member_set_role', 'tenant_id uuid, user_id uuid, role text'),
     ('grownext.member_remove', 'tenant_id uuid, user_id uuid'),
+    ('grownext.ownership_offer', 'tenant_id uuid, user_id uuid'),
+    ('grownext.ownership_accept', 'offer uuid'),
+    ('grownext.ownership_withdraw', 'offer uuid'),
+    ('grownext.invitation_create', 'tenant_id uuid, email text, role text, ttl interval'),
+    ('grownext.invitation_accept', 'token text, user_id uuid'),
+    ('grownext.invitation_resend', 'id uuid'),
+    ('grownext.invitation_revoke', 'id uuid'),
+    ('grownext.invitation_message', 'id uuid'),
+    ('grownext.domain_claim', 'tenant_id uuid, domain text'),
+    ('grownext.domain_verify', 'tenant_id uuid, domain text'),
+    ('grownext.domain_update', 'tenant_id uuid, domain text, changes jsonb'),
+    ('grownext.domain_release', 'tenant_id uuid, domain text'),
+    ('grownext.domain_match', 'user_id uuid'),
+    ('grownext.domain_join', 'tenant_id uuid, user_id uuid'),
     ('grownext.tenant_isolate', 'relation regclass, tenant_column name, options jsonb'),
     ('grownext.tenant_unisolate', 'relation regclass'),
     ('grownext.has_permission', 'permission text')) AS d (name, arguments)
@@ -35,13 +53,31 @@ SELECT is(
     g.roles, g.name || ' is for ' || g.roles::text)
   FROM (VALUES
     ('grownext.tenant_create', '{gt_service}'::text[]),
-    ('grownext.tenant_update', '{gt_service}'),
+    ('grownext.slug_resolve', '{gt_service}'),
     ('grownext.tenant_suspend', '{gt_service}'),
     ('grownext.tenant_resume', '{gt_service}'),
-    ('grownext.role_define', '{gt_service}'),
+    ('grownext.tenant_restore', '{gt_service}'),
     ('grownext.member_add', '{gt_service}'),
-    ('grownext.member_set_role', '{gt_service}'),
-    ('grownext.member_remove', '{gt_service}'),
+    ('grownext.invitation_message', '{gt_service}'),
+    ('grownext.domain_verify', '{gt_service}'),
+    ('grownext.domain_match', '{gt_service}'),
+    ('grownext.domain_join', '{gt_service}'),
+    ('grownext.tenant_update', '{gt_service,gt_user}'),
+    ('grownext.tenant_delete', '{gt_service,gt_user}'),
+    ('grownext.role_define', '{gt_service,gt_user}'),
+    ('grownext.role_drop', '{gt_service,gt_user}'),
+    ('grownext.member_set_role', '{gt_service,gt_user}'),
+    ('grownext.member_remove', '{gt_service,gt_user}'),
+    ('grownext.ownership_offer', '{gt_service,gt_user}'),
+    ('grownext.ownership_accept', '{gt_service,gt_user}'),
+    ('grownext.ownership_withdraw', '{gt_service,gt_user}'),
+    ('grownext.invitation_create', '{gt_service,gt_user}'),
+    ('grownext.invitation_accept', '{gt_service,gt_user}'),
+    ('grownext.invitation_resend', '{gt_service,gt_user}'),
+    ('grownext.invitation_revoke', '{gt_service,gt_user}'),
+    ('grownext.domain_claim', '{gt_service,gt_user}'),
+    ('grownext.domain_update', '{gt_service,gt_user}'),
+    ('grownext.domain_release', '{gt_service,gt_user}'),
     ('grownext.tenant_isolate', '{gt_service,gt_user}'),
     ('grownext.tenant_unisolate', '{gt_service,gt_user}'),
     ('grownext.has_permission', '{gt_service,gt_user,gt_anon,gt_worker}')) AS g (name, roles);
@@ -49,7 +85,7 @@ SELECT is(
     ARRAY(SELECT r::text FROM unnest('{gt_service,gt_user,gt_auditor,gt_anon,gt_worker,gt_monitor}'::text[]) AS r
            WHERE has_table_privilege(r, v.name, 'SELECT')),
     '{gt_service,gt_user,gt_auditor}'::text[], v.name || ' is for services, users and auditors')
-  FROM unnest('{grownext.tenant,grownext.member,grownext.role}'::text[]) AS v (name);
+  FROM unnest('{grownext.tenant,grownext.member,grownext.role,grownext.ownership_offer,grownext.invitation,grownext.domain}'::text[]) AS v (name);
 
 -- Two tenants -------------------------------------------------------------------
 
