@@ -136,11 +136,11 @@ GRANT EXECUTE ON FUNCTION
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- entitlement
-GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid)
+GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid), grownext.entitled_tenant(text)
     TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
 GRANT EXECUTE ON FUNCTION
     grownext.entitlement(text, uuid, timestamptz, uuid), grownext.entitlement_require(text, uuid),
-    grownext.entitlements(uuid, timestamptz),
+    grownext.entitlements(uuid, timestamptz), grownext.entitlement_explain(text, uuid, timestamptz),
     grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid)
     TO grownext_admin, grownext_service, grownext_user;
 -- who may give units back or change what is granted, could grant himself anything
