@@ -150,6 +150,11 @@ GRANT EXECUTE ON FUNCTION
     grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
     grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid)
     TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.entitlement_protect(regclass, text, name), grownext.entitlement_unprotect(regclass, text)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT EXECUTE ON FUNCTION grownext.policy_lint() TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
+GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;

@@ -30,6 +30,9 @@ CREATE TYPE grownext.usage_result AS (
     resets_at timestamptz,
     reason    text);
 
+CREATE TYPE grownext.policy_problem AS (relation text, policy text, problem text, hint text);
+COMMENT ON TYPE grownext.policy_problem IS 'What policy_lint() found, and what mends it.';
+
 -- What a catalogue, a bundle or a grant says about a feature, in the form the resolver
 -- reads. quota NULL with enabled: unlimited. Built by entitlement_value() alone.
 CREATE TYPE _grownext.entitlement_setting AS (
