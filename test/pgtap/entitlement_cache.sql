@@ -128,11 +128,12 @@ SELECT is((SELECT count(*) FROM generate_series(1, 300) AS g, generate_series(1,
 
 -- Explain -----------------------------------------------------------------------------------
 
-SELECT is(e ->> 'allowed', 'true', 'explain: the decision'), is(e ->> 'source', 'tenant_grant', 'who decided'),
-       is((SELECT s ->> 'rule' FROM jsonb_array_elements(e -> 'steps') AS s WHERE s -> 'decided' = 'true'), 'tenant_grant', 'the deciding rule'),
-       is(e #>> '{steps,4,candidates,0,id}', :'grant_id', 'and the grant behind it'),
-       is(jsonb_array_length(e -> 'steps'), 5, 'nothing is looked at after it')
-  FROM grownext.entitlement_explain('gc.a', :one) AS e;
+SELECT grownext.entitlement_explain('gc.a', :one) AS e \gset
+SELECT is(:'e'::jsonb ->> 'allowed', 'true', 'explain: the decision');
+SELECT is(:'e'::jsonb ->> 'source', 'tenant_grant', 'who decided');
+SELECT is((SELECT s ->> 'rule' FROM jsonb_array_elements(:'e'::jsonb -> 'steps') AS s WHERE s -> 'decided' = 'true'), 'tenant_grant', 'the deciding rule');
+SELECT is(:'e'::jsonb #>> '{steps,4,candidates,0,id}', :'grant_id', 'and the grant behind it');
+SELECT is(jsonb_array_length(:'e'::jsonb -> 'steps'), 5, 'nothing is looked at after it');
 SELECT is((SELECT string_agg(s ->> 'rule', ' ') FROM jsonb_array_elements(grownext.entitlement_explain('gc.theme', :three) -> 'steps') AS s),
           'feature tenant block user_grant tenant_grant subscription parent', 'every rule up to the parent');
 SELECT is(grownext.entitlement_explain('gc.calls', :three) ->> 'counted_at', :one, 'where a pool is counted');
