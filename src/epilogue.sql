@@ -146,11 +146,11 @@ GRANT EXECUTE ON FUNCTION
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 
 -- entitlement
-GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid)
+GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid), grownext.entitled_tenant(text)
     TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;
 GRANT EXECUTE ON FUNCTION
     grownext.entitlement(text, uuid, timestamptz, uuid), grownext.entitlement_require(text, uuid),
-    grownext.entitlements(uuid, timestamptz),
+    grownext.entitlements(uuid, timestamptz), grownext.entitlement_explain(text, uuid, timestamptz),
     grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid)
     TO grownext_admin, grownext_service, grownext_user;
 -- who may give units back or change what is granted, could grant himself anything
@@ -160,6 +160,11 @@ GRANT EXECUTE ON FUNCTION
     grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
     grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid)
     TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.entitlement_protect(regclass, text, name), grownext.entitlement_unprotect(regclass, text)
+    TO grownext_admin, grownext_service, grownext_user;
+GRANT EXECUTE ON FUNCTION grownext.policy_lint() TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
+GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;

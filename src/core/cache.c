@@ -65,21 +65,29 @@ marker_relid(const char *name)
 	return OidIsValid(namespace) ? get_relname_relid(name, namespace) : InvalidOid;
 }
 
+void
+gn_cache_catch_up(void)
+{
+	AcceptInvalidationMessages();
+}
+
+/* Until a marker is known every message counts, so the look-up cannot race. */
+uint64
+gn_marker_look_up(GnMarker *marker)
+{
+	marker->relid = marker_relid(marker->name);
+	return ++marker->generation;
+}
+
 uint64
 gn_marker_generation(GnMarker *marker)
 {
-	AcceptInvalidationMessages();
-	if (!OidIsValid(marker->relid))
-	{
-		/* Until it is known every message counts, so the look-up cannot race. */
-		marker->relid = marker_relid(marker->name);
-		marker->generation++;
-	}
-	return marker->generation;
+	gn_cache_catch_up();
+	return gn_marker_current(marker);
 }
 
-static void
-touch_marker(const char *name)
+void
+gn_marker_touch(const char *name)
 {
 	Oid relid = marker_relid(name);
 
@@ -97,7 +105,7 @@ gn_core_invalidate(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("core_invalidate() can only be called as a trigger")));
 	for (int i = 0; i < trigger->tg_trigger->tgnargs; i++)
-		touch_marker(trigger->tg_trigger->tgargs[i]);
+		gn_marker_touch(trigger->tg_trigger->tgargs[i]);
 	PG_RETURN_POINTER(NULL);
 }
 
@@ -105,6 +113,6 @@ gn_core_invalidate(PG_FUNCTION_ARGS)
 Datum
 gn_core_touch(PG_FUNCTION_ARGS)
 {
-	touch_marker(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	gn_marker_touch(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	PG_RETURN_VOID();
 }

@@ -28,4 +28,19 @@ extern void gn_marker_register(GnMarker *marker);
  */
 extern uint64 gn_marker_generation(GnMarker *marker);
 
+/*
+ * For a cache that depends on many markers: takes pending messages once, then asks each
+ * marker for its generation as of then.
+ */
+extern void gn_cache_catch_up(void);
+extern uint64 gn_marker_look_up(GnMarker *marker);
+static inline uint64
+gn_marker_current(GnMarker *marker)
+{
+	return OidIsValid(marker->relid) ? marker->generation : gn_marker_look_up(marker);
+}
+
+/* Sends the message of a marker, as the trigger function does. */
+extern void gn_marker_touch(const char *name);
+
 #endif

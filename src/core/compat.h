@@ -96,6 +96,13 @@
 #define gn_transaction_timed_out() false
 #endif
 
+/* 17 (ab35582) moved the local transaction id into a struct of its own. */
+#if PG_VERSION_NUM >= 170000
+#define gn_local_transaction() (MyProc->vxid.lxid)
+#else
+#define gn_local_transaction() (MyProc->lxid)
+#endif
+
 /* 18 replaced this attribute by pg_noreturn, which stands first. */
 #if PG_VERSION_NUM >= 180000
 #define pg_attribute_noreturn() __attribute__((noreturn))

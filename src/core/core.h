@@ -42,6 +42,9 @@ extern void gn_settings_define(void);
 /* Wall clock, or the instant that a superuser's test put in grownext.test_clock. */
 extern TimestampTz gn_now(void);
 
+/* Changes whenever a test replaces the clock: what was cached by the time is stale. */
+extern uint32 gn_clock_epoch;
+
 /*
  * Sends a platform event {id, type, timestamp, tenant_id, data} to every queue
  * routed for its type, in this transaction. The queue component is the sink.

@@ -56,11 +56,13 @@ check_test_clock(char **newval, void **extra, GucSource source)
 }
 
 static const TimestampTz *test_instant = NULL;
+uint32 gn_clock_epoch = 0;
 
 static void
 assign_test_clock(const char *newval, void *extra)
 {
 	test_instant = extra;
+	gn_clock_epoch++;
 }
 
 TimestampTz

@@ -1,10 +1,9 @@
 /*
  * src/entitlement/entitlement.c
- *	  SQL functions that ask: entitled, entitlement, entitlements, entitlement_require.
+ *	  SQL functions that ask: entitlement, entitlements, entitlement_require; entitled
+ *	  is in check.c.
  *
- * They run with the caller's rights and read as the owner. entitled() never raises:
- * it stands in policies and triggers, where an unknown feature, an unknown tenant,
- * another's tenant and no caller at all must all read as "no".
+ * They run with the caller's rights and read as the owner.
  */
 #include "postgres.h"
 
@@ -17,7 +16,6 @@
 #include "core/core.h"
 #include "entitlement/entitlement.h"
 
-GN_FUNCTION(gn_entitled);
 GN_FUNCTION(gn_entitlement);
 GN_FUNCTION(gn_entitlement_require);
 GN_FUNCTION(gn_entitlements);
@@ -25,33 +23,14 @@ GN_FUNCTION(gn_entitlements);
 #define STATE_COLUMNS 10
 
 /* The user of the caller's context, or NULL. */
-static const pg_uuid_t *
-context_user(pg_uuid_t *space)
+const pg_uuid_t *
+gn_context_user(pg_uuid_t *space)
 {
 	const GnContext *context = gn_context();
 
 	if (context && context->subject && gn_uuid_parse(context->subject, space))
 		return space;
 	return NULL;
-}
-
-/* False where gn_caller_tenant() would raise. */
-static bool
-visible_tenant(const pg_uuid_t *named, pg_uuid_t *tenant)
-{
-	const GnContext *context = gn_context();
-	const pg_uuid_t *own = context ? context->tenant : NULL;
-
-	if (named == NULL)
-	{
-		if (own)
-			*tenant = *own;
-		return own != NULL;
-	}
-	*tenant = *named;
-	return (own && memcmp(own, named, sizeof(pg_uuid_t)) == 0) ||
-		   gn_user_has_capability(GetUserId(), "service") ||
-		   gn_user_has_capability(GetUserId(), "admin");
 }
 
 /* Answers about one feature or all, with memory of the caller's context. */
@@ -68,23 +47,6 @@ ask(const GnQuestion *question, int *count)
 	return answers;
 }
 
-/* SQL: grownext.entitled(feature text, tenant_id uuid) */
-Datum
-gn_entitled(PG_FUNCTION_ARGS)
-{
-	GnQuestion question = {0};
-	pg_uuid_t user;
-	int count;
-
-	if (PG_ARGISNULL(0) ||
-		!visible_tenant(PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1), &question.tenant))
-		PG_RETURN_BOOL(false);
-	question.feature = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	question.user = context_user(&user);
-	question.at = gn_now();
-	PG_RETURN_BOOL(ask(&question, &count)->decision.allowed);
-}
-
 /* SQL: grownext.entitlement_require(feature text, tenant_id uuid) */
 Datum
 gn_entitlement_require(PG_FUNCTION_ARGS)
@@ -97,7 +59,7 @@ gn_entitlement_require(PG_FUNCTION_ARGS)
 	question.tenant =
 		gn_caller_tenant(GetUserId(), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1));
 	question.feature = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
-	question.user = context_user(&user);
+	question.user = gn_context_user(&user);
 	question.at = gn_now();
 	decision = &ask(&question, &count)->decision;
 	if (!decision->allowed)
@@ -203,8 +165,8 @@ state_columns(const GnAnswer *answer, Datum *values, bool *nulls)
 	set_text(&values[9], &nulls[9], decision->reason);
 }
 
-static TimestampTz
-instant_argument(FunctionCallInfo fcinfo, int number)
+TimestampTz
+gn_instant_argument(FunctionCallInfo fcinfo, int number)
 {
 	TimestampTz at = PG_ARGISNULL(number) ? gn_now() : PG_GETARG_TIMESTAMPTZ(number);
 
@@ -221,7 +183,7 @@ instant_argument(FunctionCallInfo fcinfo, int number)
 static const pg_uuid_t *
 user_argument(FunctionCallInfo fcinfo, int number, pg_uuid_t *space)
 {
-	const pg_uuid_t *own = context_user(space);
+	const pg_uuid_t *own = gn_context_user(space);
 	const pg_uuid_t *named = PG_ARGISNULL(number) ? NULL : PG_GETARG_UUID_P(number);
 
 	if (named == NULL || (own && memcmp(own, named, sizeof(pg_uuid_t)) == 0))
@@ -250,7 +212,8 @@ gn_entitlement(PG_FUNCTION_ARGS)
 	question.tenant =
 		gn_caller_tenant(GetUserId(), PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1));
 	question.feature = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
-	question.at = instant_argument(fcinfo, 2);
+	question.as_of = !PG_ARGISNULL(2);
+	question.at = gn_instant_argument(fcinfo, 2);
 	question.user = user_argument(fcinfo, 3, &user);
 	state_columns(ask(&question, &count), values, nulls);
 	nulls[0] = PG_ARGISNULL(0);
@@ -271,8 +234,9 @@ gn_entitlements(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	question.tenant =
 		gn_caller_tenant(GetUserId(), PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0));
-	question.at = instant_argument(fcinfo, 1);
-	question.user = context_user(&user);
+	question.as_of = !PG_ARGISNULL(1);
+	question.at = gn_instant_argument(fcinfo, 1);
+	question.user = gn_context_user(&user);
 	answers = ask(&question, &count);
 	for (int i = 0; i < count; i++)
 	{

@@ -4,10 +4,12 @@
 
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/uuid.h"
 
 #include "core/component.h"
 #include "entitlement/resolve.h"
+#include "entitlement/scope.h"
 
 extern const GnComponent gn_entitlement_component;
 
@@ -17,6 +19,7 @@ typedef struct GnQuestion
 	const char *feature;   /* NULL: all */
 	const pg_uuid_t *user; /* or NULL */
 	TimestampTz at;
+	bool as_of; /* at is not now: nothing is cached */
 } GnQuestion;
 
 typedef struct GnAnswer
@@ -24,17 +27,19 @@ typedef struct GnAnswer
 	const char *feature;
 	const GnFeature *known; /* NULL: there is no such feature */
 	GnDecision decision;
-	bool counted; /* metered and decided: what follows is of meaning */
+	bool counted;     /* metered and decided: what follows is of meaning */
+	pg_uuid_t holder; /* the tenant at which it is counted */
 	TimestampTz period_start;
 	TimestampTz period_end;
 	int64 used;
+	GnStamp stamp; /* of what it rests on, usage apart */
 } GnAnswer;
 
 /* Everything below runs between gn_spi_begin and gn_spi_end. */
 
 /*
- * Answers about one feature, or about all (*count of them), as of the active
- * snapshot; counters are read if with_usage. Memory is of the given context.
+ * Answers about one feature, or about all (*count of them); counters are read, as of
+ * the active snapshot, if with_usage. Memory is of the given context.
  */
 extern GnAnswer *gn_entitlement_answer(const GnQuestion *question, bool with_usage,
 									   MemoryContext memory, int *count);
@@ -42,7 +47,8 @@ extern GnAnswer *gn_entitlement_answer(const GnQuestion *question, bool with_usa
 /* What is left of a quota, never below zero; false: unlimited. */
 extern bool gn_entitlement_remaining(const GnAnswer *answer, int64 *remaining);
 
-/* Counts changes of anything that an answer depends on, other than usage. */
-extern uint64 gn_entitlement_generation(void);
+/* Arguments of questions: the user of the caller's context, or NULL; now for NULL. */
+extern const pg_uuid_t *gn_context_user(pg_uuid_t *space);
+extern TimestampTz gn_instant_argument(FunctionCallInfo fcinfo, int number);
 
 #endif

@@ -127,7 +127,7 @@ DECLARE
     new _grownext.entitlement_feature;
     folds text[];
 BEGIN
-    PERFORM _grownext.core_check_options(options, '{"default":"any","fold":"string","period":"string","description":"string"}');
+    PERFORM _grownext.core_check_options(options, '{"default":"any","fold":"string","period":"string","inherit":"string","description":"string"}');
     IF feature IS NULL OR feature !~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' OR length(feature) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('feature name "%s" is not valid', coalesce(feature, 'NULL')),
             HINT = 'Write a dotted name of a-z, 0-9 and "_", such as "reports.export".';
@@ -150,6 +150,11 @@ BEGIN
             HINT = format('For kind %s: %s.', kind, array_to_string(folds, ', '));
     END IF;
 
+    IF options ->> 'inherit' <> ALL ('{own,parent,pool}'::text[]) OR options ->> 'inherit' = 'pool' AND kind <> 'metered' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" cannot be inherited by "%s"', feature, options ->> 'inherit'),
+            HINT = 'Use own, parent, or, for what is counted, pool.';
+    END IF;
+
     -- ids are dense: one definition at a time
     LOCK TABLE _grownext.entitlement_feature IN SHARE ROW EXCLUSIVE MODE;
     SELECT * INTO old FROM _grownext.entitlement_feature AS f WHERE f.feature = feature_define.feature;
@@ -162,6 +167,7 @@ BEGIN
     new.product := product;
     new.kind := kind;
     new.fold := coalesce(options ->> 'fold', folds[1]);
+    new.inherit := coalesce(options ->> 'inherit', 'own');
     new.description := options ->> 'description';
     new.options := options;
     new.fallback := NULL;
@@ -177,7 +183,7 @@ BEGIN
         INSERT INTO _grownext.entitlement_feature SELECT new.*;
     ELSIF new.product <> old.product OR new.options <> old.options THEN
         UPDATE _grownext.entitlement_feature AS f
-           SET product = new.product, fold = new.fold, description = new.description, fallback = new.fallback, options = new.options,
+           SET product = new.product, fold = new.fold, inherit = new.inherit, description = new.description, fallback = new.fallback, options = new.options,
                updated_at = _grownext.core_now()
          WHERE f.id = old.id;
     ELSE
@@ -651,9 +657,17 @@ COMMENT ON FUNCTION grownext.entitlement_revoke(uuid) IS 'Ends a grant or a bloc
 
 -- Questions -----------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION _grownext.entitlement_support(internal) RETURNS internal
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_support';
+COMMENT ON FUNCTION _grownext.entitlement_support(internal) IS 'Planner support: entitled() with constant arguments is asked once per statement.';
+
 CREATE OR REPLACE FUNCTION grownext.entitled(feature text, tenant_id uuid DEFAULT NULL) RETURNS boolean
-LANGUAGE c STABLE PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'gn_entitled';
+LANGUAGE c STABLE PARALLEL SAFE COST 10 SUPPORT _grownext.entitlement_support AS 'MODULE_PATHNAME', 'gn_entitled';
 COMMENT ON FUNCTION grownext.entitled(text, uuid) IS 'Whether a tenant may use a feature now; false, never an error, for whatever is unknown.';
+
+CREATE OR REPLACE FUNCTION grownext.entitled_tenant(feature text) RETURNS uuid
+LANGUAGE c STABLE PARALLEL SAFE COST 10 SUPPORT _grownext.entitlement_support AS 'MODULE_PATHNAME', 'gn_entitled_tenant';
+COMMENT ON FUNCTION grownext.entitled_tenant(text) IS 'The current tenant if it is entitled to the feature, else NULL: for policies that then read nothing.';
 
 CREATE OR REPLACE FUNCTION grownext.entitlement(feature text, tenant_id uuid DEFAULT NULL, at timestamptz DEFAULT NULL, user_id uuid DEFAULT NULL) RETURNS grownext.entitlement_state
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement';
@@ -666,6 +680,10 @@ COMMENT ON FUNCTION grownext.entitlement_require(text, uuid) IS 'Raises NX020 un
 CREATE OR REPLACE FUNCTION grownext.entitlements(tenant_id uuid DEFAULT NULL, at timestamptz DEFAULT NULL) RETURNS SETOF grownext.entitlement_state
 LANGUAGE c STABLE PARALLEL SAFE ROWS 50 AS 'MODULE_PATHNAME', 'gn_entitlements';
 COMMENT ON FUNCTION grownext.entitlements(uuid, timestamptz) IS 'What a tenant is entitled to of every feature.';
+
+CREATE OR REPLACE FUNCTION grownext.entitlement_explain(feature text, tenant_id uuid DEFAULT NULL, at timestamptz DEFAULT NULL) RETURNS jsonb
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_explain';
+COMMENT ON FUNCTION grownext.entitlement_explain(text, uuid, timestamptz) IS 'Every rule that was looked at, what had a say and which one decided.';
 
 -- Metering ------------------------------------------------------------------
 
@@ -703,7 +721,7 @@ CREATE OR REPLACE VIEW grownext.product WITH (security_barrier) AS
     SELECT p.product, p.name, p.created_at FROM _grownext.entitlement_product AS p;
 COMMENT ON VIEW grownext.product IS 'Products.';
 CREATE OR REPLACE VIEW grownext.feature WITH (security_barrier) AS
-    SELECT f.feature, f.product, f.kind, f.fold, f.options -> 'default' AS "default",
+    SELECT f.feature, f.product, f.kind, f.fold, f.inherit, f.options -> 'default' AS "default",
            CASE f.kind WHEN 'metered' THEN coalesce(f.options ->> 'period', 'month') END AS period,
            f.description, f.created_at, f.updated_at
       FROM _grownext.entitlement_feature AS f;
@@ -742,18 +760,40 @@ COMMENT ON VIEW grownext.product_entitlement IS 'One row per tenant, product and
 
 -- Invalidation --------------------------------------------------------------
 
-CREATE OR REPLACE TRIGGER entitlement_tenant_invalidate AFTER UPDATE OR DELETE OR TRUNCATE ON _grownext.tenant_tenant
-    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_change');
-ALTER TABLE _grownext.tenant_tenant ENABLE ALWAYS TRIGGER entitlement_tenant_invalidate;
+-- Sends the message of the marker that a row's tenant belongs to.
+CREATE OR REPLACE FUNCTION _grownext.entitlement_invalidate() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'gn_entitlement_invalidate';
+COMMENT ON FUNCTION _grownext.entitlement_invalidate() IS 'Row trigger: answers about this tenant, which a column names, are asked anew.';
+
 CREATE OR REPLACE TRIGGER entitlement_feature_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_feature
-    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_change');
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
 ALTER TABLE _grownext.entitlement_feature ENABLE ALWAYS TRIGGER entitlement_feature_invalidate;
-CREATE OR REPLACE TRIGGER entitlement_phase_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_phase
-    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_change');
+CREATE OR REPLACE TRIGGER entitlement_tenant_invalidate AFTER INSERT OR UPDATE OR DELETE ON _grownext.tenant_tenant
+    FOR EACH ROW EXECUTE FUNCTION _grownext.entitlement_invalidate('id');
+ALTER TABLE _grownext.tenant_tenant ENABLE ALWAYS TRIGGER entitlement_tenant_invalidate;
+CREATE OR REPLACE TRIGGER entitlement_parent_invalidate AFTER INSERT OR UPDATE OR DELETE ON _grownext.tenant_parent
+    FOR EACH ROW EXECUTE FUNCTION _grownext.entitlement_invalidate('tenant_id');
+ALTER TABLE _grownext.tenant_parent ENABLE ALWAYS TRIGGER entitlement_parent_invalidate;
+CREATE OR REPLACE TRIGGER entitlement_phase_invalidate AFTER INSERT OR UPDATE OR DELETE ON _grownext.entitlement_phase
+    FOR EACH ROW EXECUTE FUNCTION _grownext.entitlement_invalidate('tenant_id');
 ALTER TABLE _grownext.entitlement_phase ENABLE ALWAYS TRIGGER entitlement_phase_invalidate;
-CREATE OR REPLACE TRIGGER entitlement_override_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_override
-    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_change');
+CREATE OR REPLACE TRIGGER entitlement_override_invalidate AFTER INSERT OR UPDATE OR DELETE ON _grownext.entitlement_override
+    FOR EACH ROW EXECUTE FUNCTION _grownext.entitlement_invalidate('tenant_id');
 ALTER TABLE _grownext.entitlement_override ENABLE ALWAYS TRIGGER entitlement_override_invalidate;
+
+-- Whoever empties a table changes it for all.
+CREATE OR REPLACE TRIGGER entitlement_tenant_emptied AFTER TRUNCATE ON _grownext.tenant_tenant
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
+ALTER TABLE _grownext.tenant_tenant ENABLE ALWAYS TRIGGER entitlement_tenant_emptied;
+CREATE OR REPLACE TRIGGER entitlement_parent_emptied AFTER TRUNCATE ON _grownext.tenant_parent
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
+ALTER TABLE _grownext.tenant_parent ENABLE ALWAYS TRIGGER entitlement_parent_emptied;
+CREATE OR REPLACE TRIGGER entitlement_phase_emptied AFTER TRUNCATE ON _grownext.entitlement_phase
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
+ALTER TABLE _grownext.entitlement_phase ENABLE ALWAYS TRIGGER entitlement_phase_emptied;
+CREATE OR REPLACE TRIGGER entitlement_override_emptied AFTER TRUNCATE ON _grownext.entitlement_override
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
+ALTER TABLE _grownext.entitlement_override ENABLE ALWAYS TRIGGER entitlement_override_emptied;
 
 -- Status --------------------------------------------------------------------
 

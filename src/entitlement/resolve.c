@@ -5,8 +5,10 @@
  * It is pure: whoever asks (a check, a state, a list, a consume, a question about
  * another instant) reads candidates and gets the decision from here, so no two
  * answers can disagree. First decisive wins: unknown feature, unknown tenant,
- * tenant not active, block, grant to the user, grant to the tenant, live
- * subscriptions and add-ons folded with grants that add, the feature's default.
+ * tenant not active, the pool above, block, grant to the user, grant to the tenant,
+ * live subscriptions and add-ons folded with grants that add, the parent, the feature's
+ * default. Each rule that was looked at leaves a step in the trace, so an explanation
+ * is the decision itself, seen from the side.
  */
 #include "postgres.h"
 
@@ -28,6 +30,8 @@ gn_source_name(GnSource source)
 			return "tenant_grant";
 		case GN_SOURCE_SUBSCRIPTION:
 			return "subscription";
+		case GN_SOURCE_PARENT:
+			return "parent";
 		case GN_SOURCE_DEFAULT:
 			return "default";
 		case GN_SOURCE_NONE:
@@ -94,11 +98,11 @@ decided_by(const GnFeature *feature, GnSource source, const GnSetting *setting)
 
 /* The last candidate of a source, or NULL. */
 static const GnCandidate *
-last_candidate(const GnFeature *feature, GnSource source)
+last_candidate(const GnCandidate *candidates, GnSource source)
 {
 	const GnCandidate *found = NULL;
 
-	for (const GnCandidate *c = feature->candidates; c; c = c->next)
+	for (const GnCandidate *c = candidates; c; c = c->next)
 	{
 		if (c->source == source)
 			found = c;
@@ -154,14 +158,15 @@ fold_candidate(const GnFeature *feature, GnSetting *result,
 
 /* Subscriptions and add-ons first, then grants that add. */
 static bool
-fold_candidates(const GnFeature *feature, GnSetting *result, GnSource *source)
+fold_candidates(const GnFeature *feature, const GnCandidate *candidates,
+				GnSetting *result, GnSource *source)
 {
 	static const GnSource sources[] = {GN_SOURCE_SUBSCRIPTION, GN_SOURCE_TENANT_ADD};
 
 	*result = (GnSetting){0};
 	for (size_t i = 0; i < lengthof(sources); i++)
 	{
-		for (const GnCandidate *c = feature->candidates; c; c = c->next)
+		for (const GnCandidate *c = candidates; c; c = c->next)
 		{
 			if (c->source != sources[i] || !c->setting.enabled)
 				continue;
@@ -173,32 +178,63 @@ fold_candidates(const GnFeature *feature, GnSetting *result, GnSource *source)
 	return result->enabled;
 }
 
-GnDecision
-gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant)
+/* Notes that a rule was looked at; returns whether it decides. */
+static bool
+step(GnTrace *trace, const char *rule, bool decides, const GnCandidate *candidate)
 {
-	static const GnSource grants[] = {GN_SOURCE_USER_GRANT, GN_SOURCE_TENANT_GRANT};
+	if (trace && trace->count < GN_TRACE_MAX)
+	{
+		trace->steps[trace->count].rule = rule;
+		trace->steps[trace->count].decided = decides;
+		trace->steps[trace->count].candidate = candidate;
+		trace->count++;
+	}
+	return decides;
+}
+
+static GnDecision
+from_parent(const GnDecision *parent, bool pooled)
+{
+	GnDecision decision = *parent;
+
+	decision.source = GN_SOURCE_PARENT;
+	decision.pooled = pooled;
+	return decision;
+}
+
+GnDecision
+gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant,
+					   const GnCandidate *candidates, const GnDecision *parent,
+					   GnTrace *trace)
+{
 	const GnCandidate *candidate;
 	GnSetting folded;
 	GnSource source = GN_SOURCE_NONE;
 
-	if (feature == NULL)
+	if (step(trace, "feature", feature == NULL, NULL))
 		return denied(GN_SOURCE_NONE, "unknown_feature");
-	if (tenant == GN_TENANT_UNKNOWN)
-		return denied(GN_SOURCE_NONE, "unknown_tenant");
-	if (tenant == GN_TENANT_NOT_ACTIVE)
-		return denied(GN_SOURCE_NONE, "tenant_suspended");
-	if (last_candidate(feature, GN_SOURCE_BLOCK))
+	if (step(trace, "tenant", tenant != GN_TENANT_ACTIVE, NULL))
+		return denied(GN_SOURCE_NONE, tenant == GN_TENANT_UNKNOWN ? "unknown_tenant"
+																  : "tenant_suspended");
+	candidate = last_candidate(candidates, GN_SOURCE_BLOCK);
+	if (step(trace, "block", candidate != NULL, candidate))
 		return denied(GN_SOURCE_BLOCK, "blocked");
-	for (size_t i = 0; i < lengthof(grants); i++)
-	{
-		candidate = last_candidate(feature, grants[i]);
-		if (candidate)
-			return decided_by(feature, grants[i], &candidate->setting);
-	}
-	if (fold_candidates(feature, &folded, &source))
+	if (feature->inherit == GN_INHERIT_POOL &&
+		step(trace, "pool", parent != NULL, NULL))
+		return from_parent(parent, true);
+	candidate = last_candidate(candidates, GN_SOURCE_USER_GRANT);
+	if (step(trace, "user_grant", candidate != NULL, candidate))
+		return decided_by(feature, GN_SOURCE_USER_GRANT, &candidate->setting);
+	candidate = last_candidate(candidates, GN_SOURCE_TENANT_GRANT);
+	if (step(trace, "tenant_grant", candidate != NULL, candidate))
+		return decided_by(feature, GN_SOURCE_TENANT_GRANT, &candidate->setting);
+	if (step(trace, "subscription",
+			 fold_candidates(feature, candidates, &folded, &source), NULL))
 		return decided_by(feature, source, &folded);
-	candidate = last_candidate(feature, GN_SOURCE_DEFAULT);
-	if (candidate)
-		return decided_by(feature, GN_SOURCE_DEFAULT, &candidate->setting);
+	if (feature->inherit == GN_INHERIT_PARENT &&
+		step(trace, "parent", parent != NULL && parent->allowed, NULL))
+		return from_parent(parent, false);
+	if (step(trace, "default", feature->has_default, NULL))
+		return decided_by(feature, GN_SOURCE_DEFAULT, &feature->fallback);
 	return denied(GN_SOURCE_NONE, "not_included");
 }

@@ -6,6 +6,7 @@
 
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
+#include "utils/uuid.h"
 
 #include "entitlement/period.h"
 
@@ -25,15 +26,23 @@ typedef enum GnFold
 	GN_FOLD_SUM
 } GnFold;
 
+/* What a tenant below another has of its parent. */
+typedef enum GnInherit
+{
+	GN_INHERIT_OWN,    /* nothing */
+	GN_INHERIT_PARENT, /* the parent's setting, where it has none of its own */
+	GN_INHERIT_POOL    /* setting and counter of the topmost tenant */
+} GnInherit;
+
 /* What a bundle, a grant or a default says; _grownext.entitlement_setting. */
 typedef struct GnSetting
 {
 	bool enabled;
 	bool unlimited;
-	int64 quota; /* limit, metered; of no meaning if unlimited */
-	GnPeriod period;
 	bool billing_anchor;
 	bool soft;
+	GnPeriod period;
+	int64 quota;        /* limit, metered; of no meaning if unlimited */
 	TimestampTz anchor; /* of the subscription; read if billing_anchor */
 	Jsonb *value;       /* config; else NULL */
 } GnSetting;
@@ -46,6 +55,7 @@ typedef enum GnSource
 	GN_SOURCE_TENANT_GRANT,
 	GN_SOURCE_SUBSCRIPTION,
 	GN_SOURCE_TENANT_ADD, /* folded with the subscriptions */
+	GN_SOURCE_PARENT,
 	GN_SOURCE_DEFAULT,
 	GN_SOURCE_NONE
 } GnSource;
@@ -56,6 +66,10 @@ typedef struct GnCandidate
 	GnSource source;
 	int quantity;
 	GnSetting setting;
+	pg_uuid_t id;   /* of the grant or subscription */
+	int version_id; /* of the bundle; subscriptions only */
+	TimestampTz valid_from;
+	TimestampTz valid_until;
 	struct GnCandidate *next;
 } GnCandidate;
 
@@ -66,33 +80,51 @@ typedef enum GnTenantState
 	GN_TENANT_NOT_ACTIVE
 } GnTenantState;
 
+/* A feature of the catalogue. */
 typedef struct GnFeature
 {
 	int id;
 	const char *name;
 	GnKind kind;
 	GnFold fold;
-	GnCandidate *candidates;
-	GnCandidate **last; /* where the next one is hung in */
+	GnInherit inherit;
+	bool has_default;
+	GnSetting fallback; /* of meaning if has_default */
 } GnFeature;
 
 typedef struct GnDecision
 {
 	bool allowed;
+	bool decided; /* setting is of meaning, which is so whenever allowed */
+	bool pooled;  /* counted at the topmost tenant */
 	GnSource source;
 	const char *reason; /* NULL if allowed */
-	GnSetting setting;  /* of meaning if decided, which is so whenever allowed */
-	bool decided;
+	GnSetting setting;
 } GnDecision;
+
+/* What the resolver looked at, rule by rule; for explain. */
+#define GN_TRACE_MAX 10
+typedef struct GnTrace
+{
+	int count;
+	struct GnStep
+	{
+		const char *rule;
+		bool decided;
+		const GnCandidate *candidate; /* what decided, if it was one thing */
+	} steps[GN_TRACE_MAX];
+} GnTrace;
 
 extern const char *gn_source_name(GnSource source);
 extern const char *gn_kind_name(GnKind kind);
 
 /*
- * Decides about a feature (NULL: unknown) of a tenant. Counters are no part of it: a
- * metered feature is allowed if there is a quota, used up or not.
+ * Decides about a feature (NULL: unknown) of a tenant from the candidates that are in
+ * force; parent is what was decided for the tenant above, or NULL. Counters are no part
+ * of it: a metered feature is allowed if there is a quota, used up or not.
  */
-extern GnDecision
-gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant);
+extern GnDecision gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant,
+										 const GnCandidate *candidates,
+										 const GnDecision *parent, GnTrace *trace);
 
 #endif

@@ -1,7 +1,15 @@
 -- src/entitlement/tables.sql: the catalogue, who subscribes to what, exceptions, counters
 
--- For usage_consume, which looks whether anything changed since it resolved.
-CREATE TYPE _grownext.entitlement_marker_change AS ();
+-- What cached answers depend on: the catalogue, and tenants, spread over 64 markers so
+-- that a change of one leaves most others' answers alone.
+CREATE TYPE _grownext.entitlement_marker_catalogue AS ();
+DO $$
+BEGIN
+    FOR i IN 0 .. 63 LOOP
+        EXECUTE format('CREATE TYPE _grownext.%I AS ()', 'entitlement_marker_tenant_' || lpad(i::text, 2, '0'));
+    END LOOP;
+END
+$$;
 
 CREATE TYPE grownext.entitlement_state AS (
     feature   text,
@@ -21,6 +29,9 @@ CREATE TYPE grownext.usage_result AS (
     remaining bigint,
     resets_at timestamptz,
     reason    text);
+
+CREATE TYPE grownext.policy_problem AS (relation text, policy text, problem text, hint text);
+COMMENT ON TYPE grownext.policy_problem IS 'What policy_lint() found, and what mends it.';
 
 -- What a catalogue, a bundle or a grant says about a feature, in the form the resolver
 -- reads. quota NULL with enabled: unlimited. Built by entitlement_value() alone.
@@ -52,6 +63,7 @@ CREATE TABLE _grownext.entitlement_feature (
     product     text        NOT NULL COLLATE "C",
     kind        text        NOT NULL,
     fold        text        NOT NULL,
+    inherit     text        NOT NULL DEFAULT 'own',
     description text,
     fallback    _grownext.entitlement_setting,
     options     jsonb       NOT NULL DEFAULT '{}',
@@ -63,11 +75,13 @@ CREATE TABLE _grownext.entitlement_feature (
     CONSTRAINT entitlement_feature_id_chk CHECK (id >= 0),
     CONSTRAINT entitlement_feature_feature_chk CHECK (feature ~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' AND length(feature) <= 200),
     CONSTRAINT entitlement_feature_kind_chk CHECK (kind IN ('boolean', 'limit', 'config', 'metered')),
+    CONSTRAINT entitlement_feature_inherit_chk CHECK (inherit IN ('own', 'parent', 'pool')),
     CONSTRAINT entitlement_feature_fold_chk CHECK (fold = ANY (CASE kind
         WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' ELSE '{max,sum}' END))
 );
 CREATE INDEX entitlement_feature_product_idx ON _grownext.entitlement_feature (product);
 COMMENT ON TABLE _grownext.entitlement_feature IS 'Features, of which the application asks.';
+COMMENT ON COLUMN _grownext.entitlement_feature.inherit IS 'What a tenant below another has of its parent: nothing, its setting, or its setting and counter.';
 COMMENT ON COLUMN _grownext.entitlement_feature.fallback IS 'What holds if nothing else decides; NULL: denied.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_feature', '');
 

@@ -81,10 +81,7 @@ usage_arguments(FunctionCallInfo fcinfo, const char *operation)
 	return call;
 }
 
-/*
- * Resolves under a snapshot of this moment, which sees what was committed while we
- * waited.
- */
+/* As of this moment, with what was committed while we waited. */
 static GnAnswer *
 resolve_now(const UsageCall *call)
 {
@@ -98,13 +95,9 @@ resolve_now(const UsageCall *call)
 		.user = has_user ? &user : NULL,
 		.at = call->now,
 	};
-	GnAnswer *answer;
 	int count;
 
-	PushActiveSnapshot(GetTransactionSnapshot());
-	answer = gn_entitlement_answer(&question, false, CurrentMemoryContext, &count);
-	PopActiveSnapshot();
-	return answer;
+	return gn_entitlement_answer(&question, false, CurrentMemoryContext, &count);
 }
 
 /*
@@ -215,9 +208,9 @@ answer_key(const UsageCall *call, const UsageResult *result)
 	"tenant_id = $1 AND feature_id = $2 AND period_start = $3 AND period = $4"
 
 static void
-name_row(const UsageCall *call, const GnAnswer *answer, Datum *values)
+name_row(const GnAnswer *answer, Datum *values)
 {
-	values[0] = UUIDPGetDatum(&call->tenant);
+	values[0] = UUIDPGetDatum(&answer->holder);
 	values[1] = Int32GetDatum(answer->known->id);
 	values[2] = TimestampTzGetDatum(answer->period_start);
 	values[3] = CStringGetTextDatum(gn_period_name(answer->decision.setting.period));
@@ -235,7 +228,7 @@ add_to_row(const UsageCall *call, const GnAnswer *answer, int64 ceiling, int64 *
 	Datum values[7];
 	bool isnull;
 
-	name_row(call, answer, values);
+	name_row(answer, values);
 	values[4] = Int64GetDatum(call->amount);
 	values[5] = Int64GetDatum(ceiling);
 	values[6] = Int64GetDatum(setting->quota);
@@ -258,7 +251,7 @@ insert_row(const UsageCall *call, const GnAnswer *answer, int64 *used)
 	const GnSetting *setting = &answer->decision.setting;
 	Datum values[7];
 
-	name_row(call, answer, values);
+	name_row(answer, values);
 	values[4] = Int64GetDatum(call->amount);
 	values[5] = TimestampTzGetDatum(answer->period_end);
 	values[6] = Int64GetDatum(setting->quota);
@@ -268,7 +261,7 @@ insert_row(const UsageCall *call, const GnAnswer *answer, int64 *used)
 }
 
 static int64
-used_of_row(const UsageCall *call, const GnAnswer *answer)
+used_of_row(const GnAnswer *answer)
 {
 	static GnQuery query =
 		GN_QUERY("SELECT used FROM _grownext.entitlement_usage WHERE " USAGE_ROW,
@@ -276,7 +269,7 @@ used_of_row(const UsageCall *call, const GnAnswer *answer)
 	Datum values[4];
 	bool isnull;
 
-	name_row(call, answer, values);
+	name_row(answer, values);
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return 0;
 	return DatumGetInt64(usage_column(1, &isnull));
@@ -291,7 +284,7 @@ take_back(const UsageCall *call, const GnAnswer *answer)
 		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID);
 	Datum values[5];
 
-	name_row(call, answer, values);
+	name_row(answer, values);
 	values[4] = Int64GetDatum(call->amount);
 	gn_spi_execute(&query, values, NULL, false);
 }
@@ -308,7 +301,7 @@ count_units(const UsageCall *call, const GnAnswer *answer, int64 *used)
 		(add_to_row(call, answer, ceiling, used) || insert_row(call, answer, used) ||
 		 add_to_row(call, answer, ceiling, used)))
 		return true;
-	*used = used_of_row(call, answer);
+	*used = used_of_row(answer);
 	return false;
 }
 
@@ -326,7 +319,6 @@ describe_quota(const GnAnswer *answer, int64 used, UsageResult *result)
 static bool
 try_consume(UsageCall *call, UsageResult *result)
 {
-	uint64 generation = gn_entitlement_generation();
 	const GnAnswer *answer;
 	int64 used;
 
@@ -338,11 +330,12 @@ try_consume(UsageCall *call, UsageResult *result)
 	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
-		describe_quota(answer, used_of_row(call, answer), result);
+		describe_quota(answer, used_of_row(answer), result);
 	if (result->reason)
 		return true;
 	result->allowed = count_units(call, answer, &used);
-	if (gn_entitlement_generation() != generation)
+	gn_cache_catch_up();
+	if (gn_stamp_moved(&answer->stamp))
 	{
 		if (result->allowed)
 			take_back(call, answer);

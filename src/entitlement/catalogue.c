@@ -1,0 +1,248 @@
+/*
+ * src/entitlement/catalogue.c
+ *	  The features there are, cached per backend, and for whom what was read is good.
+ *
+ * A catalogue is small, asked all the time and changed by people: it is read whole, and
+ * again when its marker moved. Who reads it between two messages of one change keeps
+ *the older generation with it, so the next call reads it again.
+ */
+#include "postgres.h"
+
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "core/core.h"
+#include "entitlement/catalogue.h"
+
+static GnMarker catalogue_marker = {.name = "entitlement_marker_catalogue"};
+
+static GnCatalogue *cached = NULL;
+
+void
+gn_catalogue_init(void)
+{
+	gn_marker_register(&catalogue_marker);
+}
+
+uint64
+gn_catalogue_generation(void)
+{
+	return gn_marker_current(&catalogue_marker);
+}
+
+/* Scopes ------------------------------------------------------------------- */
+
+GnScope
+gn_scope_now(void)
+{
+	GnScope scope = {0};
+
+	if (!IsolationUsesXactSnapshot() && !IsInParallelMode())
+		return scope;
+	scope.transaction = gn_local_transaction();
+	if (!IsolationUsesXactSnapshot() && ActiveSnapshotSet())
+		scope.completions = GetActiveSnapshot()->snapXactCompletionCount;
+	return scope;
+}
+
+bool
+gn_scope_holds(const GnScope *scope)
+{
+	GnScope now;
+
+	if (scope->transaction == 0)
+		return !IsolationUsesXactSnapshot();
+	now = gn_scope_now();
+	return now.transaction == scope->transaction &&
+		   now.completions == scope->completions;
+}
+
+void
+gn_scope_push_snapshot(void)
+{
+	if (IsInParallelMode())
+		PushActiveSnapshot(GetActiveSnapshot());
+	else if (IsolationUsesXactSnapshot())
+		PushActiveSnapshot(GetTransactionSnapshot());
+	else
+		PushActiveSnapshot(GetLatestSnapshot());
+}
+
+/* Reading ------------------------------------------------------------------ */
+
+static Datum
+column(uint64 row, int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
+						 isnull);
+}
+
+bool
+gn_read_setting(uint64 row, int first, GnSetting *setting)
+{
+	bool isnull;
+	Datum datum = column(row, first, &isnull);
+
+	*setting = (GnSetting){.period = GN_PERIOD_MONTH};
+	TIMESTAMP_NOBEGIN(setting->anchor);
+	if (isnull)
+		return false;
+	setting->enabled = DatumGetBool(datum);
+	datum = column(row, first + 1, &isnull);
+	setting->unlimited = isnull;
+	setting->quota = isnull ? 0 : DatumGetInt64(datum);
+	datum = column(row, first + 2, &isnull);
+	if (!isnull)
+		gn_period_parse(TextDatumGetCString(datum), &setting->period);
+	datum = column(row, first + 3, &isnull);
+	setting->billing_anchor = !isnull && DatumGetBool(datum);
+	datum = column(row, first + 4, &isnull);
+	setting->soft = !isnull && DatumGetBool(datum);
+	datum = column(row, first + 5, &isnull);
+	if (!isnull)
+		setting->value = DatumGetJsonbPCopy(datum);
+	return true;
+}
+
+/* The place of a word in a list of words that the tables' constraints know, too. */
+static int
+word_of(const char *const *words, int count, uint64 row, int number)
+{
+	bool isnull;
+	Datum datum = column(row, number, &isnull);
+	char *word = isnull ? NULL : TextDatumGetCString(datum);
+
+	for (int i = 0; word && i < count; i++)
+	{
+		if (strcmp(words[i], word) == 0)
+			return i;
+	}
+	elog(ERROR, "unexpected \"%s\" in the catalogue", word ? word : "NULL");
+}
+
+static void
+read_feature(GnFeature *feature, uint64 row)
+{
+	static const char *const kinds[] = {
+		[GN_KIND_BOOLEAN] = "boolean",
+		[GN_KIND_LIMIT] = "limit",
+		[GN_KIND_CONFIG] = "config",
+		[GN_KIND_METERED] = "metered",
+	};
+	static const char *const folds[] = {
+		[GN_FOLD_ANY] = "any",
+		[GN_FOLD_LAST] = "last",
+		[GN_FOLD_MAX] = "max",
+		[GN_FOLD_SUM] = "sum",
+	};
+	static const char *const inherits[] = {
+		[GN_INHERIT_OWN] = "own",
+		[GN_INHERIT_PARENT] = "parent",
+		[GN_INHERIT_POOL] = "pool",
+	};
+	bool isnull;
+
+	feature->id = DatumGetInt32(column(row, 1, &isnull));
+	feature->name = TextDatumGetCString(column(row, 2, &isnull));
+	feature->kind = word_of(kinds, lengthof(kinds), row, 3);
+	feature->fold = word_of(folds, lengthof(folds), row, 4);
+	feature->inherit = word_of(inherits, lengthof(inherits), row, 5);
+	feature->has_default = gn_read_setting(row, 6, &feature->fallback);
+}
+
+static uint32
+name_hash(const char *name, size_t len)
+{
+	return DatumGetUInt32(hash_any((const unsigned char *) name, (int) len));
+}
+
+static void
+hash_names(GnCatalogue *catalogue)
+{
+	uint32 size = 16;
+
+	while (size < (uint32) catalogue->count * 2)
+		size *= 2;
+	catalogue->mask = size - 1;
+	catalogue->slots = palloc0(size * sizeof(uint32));
+	for (int id = 0; id < catalogue->count; id++)
+	{
+		const char *name = catalogue->features[id].name;
+		uint32 slot = name_hash(name, strlen(name)) & catalogue->mask;
+
+		while (catalogue->slots[slot])
+			slot = (slot + 1) & catalogue->mask;
+		catalogue->slots[slot] = id + 1;
+	}
+}
+
+static GnCatalogue *
+read_catalogue(void)
+{
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, " GN_SETTING_COLUMNS(
+			"f.fallback") " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
+	MemoryContext memory =
+		AllocSetContextCreate(CurrentMemoryContext, "grownext catalogue",
+							  ALLOCSET_DEFAULT_SIZES);
+	uint64 generation = gn_catalogue_generation();
+	GnCatalogue *catalogue = MemoryContextAllocZero(memory, sizeof(GnCatalogue));
+	MemoryContext caller;
+
+	catalogue->memory = memory;
+	catalogue->generation = generation;
+	catalogue->scope = gn_scope_now();
+	gn_scope_push_snapshot();
+	catalogue->count = (int) gn_spi_execute(&query, NULL, NULL, true);
+	PopActiveSnapshot();
+	caller = MemoryContextSwitchTo(memory);
+	catalogue->features = palloc0((catalogue->count + 1) * sizeof(GnFeature));
+	for (int i = 0; i < catalogue->count; i++)
+	{
+		read_feature(&catalogue->features[i], i);
+		if (catalogue->features[i].id != i)
+			elog(ERROR, "features are not numbered from 0 without a gap");
+	}
+	hash_names(catalogue);
+	MemoryContextSwitchTo(caller);
+	SPI_freetuptable(SPI_tuptable);
+	return catalogue;
+}
+
+const GnCatalogue *
+gn_catalogue(void)
+{
+	GnCatalogue *fresh;
+
+	gn_cache_catch_up();
+	if (cached && cached->generation == gn_catalogue_generation() &&
+		gn_scope_holds(&cached->scope))
+		return cached;
+	fresh = read_catalogue();
+	MemoryContextSetParent(fresh->memory, TopMemoryContext);
+	if (cached)
+		MemoryContextDelete(cached->memory);
+	cached = fresh;
+	return cached;
+}
+
+const GnFeature *
+gn_catalogue_find(const GnCatalogue *catalogue, const char *name, size_t len)
+{
+	uint32 slot = name_hash(name, len) & catalogue->mask;
+
+	for (; catalogue->slots[slot]; slot = (slot + 1) & catalogue->mask)
+	{
+		const GnFeature *feature = &catalogue->features[catalogue->slots[slot] - 1];
+
+		if (strncmp(feature->name, name, len) == 0 && feature->name[len] == '\0')
+			return feature;
+	}
+	return NULL;
+}

@@ -1,0 +1,40 @@
+/* src/entitlement/catalogue.h -- the features there are, cached per backend; private to
+ * entitlement */
+#ifndef GN_CATALOGUE_H
+#define GN_CATALOGUE_H
+
+#include "postgres.h"
+
+#include "entitlement/resolve.h"
+#include "entitlement/scope.h"
+
+typedef struct GnCatalogue
+{
+	uint64 generation; /* of the marker, when it was read */
+	GnScope scope;
+	int count; /* ids are dense from 0 */
+	GnFeature *features;
+	uint32 mask; /* of an open hash of names; slots hold id + 1 */
+	uint32 *slots;
+	MemoryContext memory;
+} GnCatalogue;
+
+extern void gn_catalogue_init(void);
+
+/* Counts changes of the catalogue; messages must have been taken. */
+extern uint64 gn_catalogue_generation(void);
+
+/* As of now, valid until the next call. Between gn_spi_begin and gn_spi_end. */
+extern const GnCatalogue *gn_catalogue(void);
+
+/* By name, or NULL. */
+extern const GnFeature *
+gn_catalogue_find(const GnCatalogue *catalogue, const char *name, size_t len);
+
+/* A setting from six columns of a row, from column first on; false if it is null. */
+#define GN_SETTING_COLUMNS(x)                                                          \
+	"(" x ").enabled, (" x ").quota, (" x ").period, (" x ").billing_anchor, (" x      \
+	").soft, (" x ").value"
+extern bool gn_read_setting(uint64 row, int first, GnSetting *setting);
+
+#endif

@@ -1,0 +1,200 @@
+/*
+ * src/entitlement/compile.c
+ *	  Reads what has a say about a tenant: its state, exceptions, phases of
+ *	  subscriptions with what their bundles say.
+ *
+ * Three small plans under one snapshot. What is not yet in force is read with the rest,
+ * because the instant at which it will be bounds the time for which the answer holds:
+ * nobody has to tell a cache that a trial is over.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "core/core.h"
+#include "entitlement/compile.h"
+
+static Datum
+sure_column(uint64 row, int number)
+{
+	bool isnull;
+	Datum datum =
+		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &isnull);
+
+	if (isnull)
+		elog(ERROR, "unexpected null in column %d", number);
+	return datum;
+}
+
+static bool
+is_null(uint64 row, int number)
+{
+	bool isnull;
+
+	(void) SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
+						 &isnull);
+	return isnull;
+}
+
+/* A zone that the time zone database lost counts as UTC. */
+static void
+read_state(GnReading *reading, const pg_uuid_t *tenant)
+{
+	static GnQuery query =
+		GN_QUERY("SELECT t.state, t.time_zone, p.parent_id"
+				 " FROM _grownext.tenant_tenant AS t"
+				 " LEFT JOIN _grownext.tenant_parent AS p ON p.tenant_id = t.id"
+				 " WHERE t.id = $1",
+				 UUIDOID);
+	Datum values[1] = {UUIDPGetDatum(tenant)};
+
+	reading->zone = pg_tzset("GMT");
+	if (gn_spi_execute(&query, values, NULL, true) == 1)
+	{
+		pg_tz *zone = pg_tzset(TextDatumGetCString(sure_column(0, 2)));
+
+		reading->state = strcmp(TextDatumGetCString(sure_column(0, 1)), "active") == 0
+							 ? GN_TENANT_ACTIVE
+							 : GN_TENANT_NOT_ACTIVE;
+		if (zone)
+			reading->zone = zone;
+		reading->has_parent = !is_null(0, 3);
+		if (reading->has_parent)
+			reading->parent = *DatumGetUUIDP(sure_column(0, 3));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Hangs in a candidate if it is in force, and notes when that will change. */
+static GnCandidate *
+add_candidate(GnReading *reading, int feature, TimestampTz from, TimestampTz until)
+{
+	GnCandidate *candidate;
+
+	/* A feature that was defined after the catalogue was read is unknown for now. */
+	if (feature >= reading->catalogue->count)
+		return NULL;
+	if (from > reading->at)
+	{
+		reading->until = Min(reading->until, from);
+		return NULL;
+	}
+	reading->until = Min(reading->until, until);
+	candidate = palloc0(sizeof(GnCandidate));
+	candidate->quantity = 1;
+	candidate->valid_from = from;
+	candidate->valid_until = until;
+	if (reading->last[feature])
+		reading->last[feature]->next = candidate;
+	else
+		reading->candidates[feature] = candidate;
+	reading->last[feature] = candidate;
+	return candidate;
+}
+
+static GnSource
+override_source(const char *effect, bool for_user)
+{
+	if (strcmp(effect, "block") == 0)
+		return GN_SOURCE_BLOCK;
+	if (strcmp(effect, "add") == 0)
+		return GN_SOURCE_TENANT_ADD;
+	return for_user ? GN_SOURCE_USER_GRANT : GN_SOURCE_TENANT_GRANT;
+}
+
+static void
+read_overrides(GnReading *reading, const pg_uuid_t *tenant, const pg_uuid_t *user)
+{
+	static GnQuery query = GN_QUERY(
+		"SELECT o.feature_id, o.effect, o.user_id, o.id, o.valid_from, "
+		"o.valid_until, " GN_SETTING_COLUMNS(
+			"o.setting") " FROM _grownext.entitlement_override AS o"
+						 " WHERE o.tenant_id = $1 AND o.valid_until > $2 AND "
+						 "o.valid_from < "
+						 "o.valid_until"
+						 " ORDER BY o.feature_id, o.valid_from, o.created_at, o.id",
+		UUIDOID, TIMESTAMPTZOID);
+	Datum values[2] = {UUIDPGetDatum(tenant), TimestampTzGetDatum(reading->at)};
+	uint64 rows = gn_spi_execute(&query, values, NULL, true);
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		bool for_user = !is_null(i, 3);
+		GnCandidate *candidate;
+
+		reading->user_grants |= for_user;
+		if (for_user && (user == NULL || memcmp(DatumGetUUIDP(sure_column(i, 3)), user,
+												sizeof(pg_uuid_t)) != 0))
+			continue;
+		candidate = add_candidate(reading, DatumGetInt32(sure_column(i, 1)),
+								  DatumGetTimestampTz(sure_column(i, 5)),
+								  DatumGetTimestampTz(sure_column(i, 6)));
+		if (candidate == NULL)
+			continue;
+		candidate->source =
+			override_source(TextDatumGetCString(sure_column(i, 2)), for_user);
+		candidate->id = *DatumGetUUIDP(sure_column(i, 4));
+		(void) gn_read_setting(i, 7, &candidate->setting);
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+read_phases(GnReading *reading, const pg_uuid_t *tenant)
+{
+	static GnQuery query = GN_QUERY(
+		"SELECT b.feature_id, p.quantity, p.anchor, p.subscription_id, p.version_id,"
+		" p.valid_from, p.valid_until, p.live_until, " GN_SETTING_COLUMNS(
+			"b.setting") " FROM _grownext.entitlement_phase AS p"
+						 " JOIN _grownext.entitlement_bundle_feature AS b ON "
+						 "b.version_id = p.version_id"
+						 " WHERE p.tenant_id = $1 AND p.live AND p.valid_until > $2 "
+						 "AND p.live_until > "
+						 "$2"
+						 " ORDER BY b.feature_id, p.addon, p.valid_from, "
+						 "p.subscription_id",
+		UUIDOID, TIMESTAMPTZOID);
+	Datum values[2] = {UUIDPGetDatum(tenant), TimestampTzGetDatum(reading->at)};
+	uint64 rows = gn_spi_execute(&query, values, NULL, true);
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		GnCandidate *candidate =
+			add_candidate(reading, DatumGetInt32(sure_column(i, 1)),
+						  DatumGetTimestampTz(sure_column(i, 6)),
+						  Min(DatumGetTimestampTz(sure_column(i, 7)),
+							  DatumGetTimestampTz(sure_column(i, 8))));
+
+		if (candidate == NULL)
+			continue;
+		candidate->source = GN_SOURCE_SUBSCRIPTION;
+		candidate->quantity = DatumGetInt32(sure_column(i, 2));
+		candidate->id = *DatumGetUUIDP(sure_column(i, 4));
+		candidate->version_id = DatumGetInt32(sure_column(i, 5));
+		if (gn_read_setting(i, 9, &candidate->setting))
+			candidate->setting.anchor = DatumGetTimestampTz(sure_column(i, 3));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+GnReading *
+gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
+			   const pg_uuid_t *user, TimestampTz at)
+{
+	GnReading *reading = palloc0(sizeof(GnReading));
+
+	reading->catalogue = catalogue;
+	reading->at = at;
+	TIMESTAMP_NOEND(reading->until);
+	reading->candidates = palloc0((catalogue->count + 1) * sizeof(GnCandidate *));
+	reading->last = palloc0((catalogue->count + 1) * sizeof(GnCandidate *));
+	read_state(reading, tenant);
+	if (reading->state == GN_TENANT_ACTIVE)
+	{
+		read_overrides(reading, tenant, user);
+		read_phases(reading, tenant);
+	}
+	return reading;
+}
