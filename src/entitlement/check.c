@@ -156,12 +156,9 @@ is_entitled(Site *site, const GnContext *context, const pg_uuid_t *tenant,
 {
 	const char *name = VARDATA_ANY(feature);
 	size_t length = VARSIZE_ANY_EXHDR(feature);
-	const pg_uuid_t *user = NULL;
-	pg_uuid_t space;
+	const pg_uuid_t *user = context ? context->user_id : NULL;
 	uint8 flags;
 
-	if (context && context->subject && gn_uuid_parse(context->subject, &space))
-		user = &space; /* gn_context_user(), whose first half is done */
 	gn_cache_catch_up();
 	if (!remembers(site, tenant, user, name, length))
 		look_up(site, tenant, user, name, length);

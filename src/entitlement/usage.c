@@ -86,13 +86,10 @@ static GnAnswer *
 resolve_now(const UsageCall *call)
 {
 	pg_uuid_t user;
-	const GnContext *context = gn_context();
-	bool has_user =
-		context && context->subject && gn_uuid_parse(context->subject, &user);
 	GnQuestion question = {
 		.tenant = call->tenant,
 		.feature = call->feature ? call->feature : "",
-		.user = has_user ? &user : NULL,
+		.user = gn_context_user(&user),
 		.at = call->now,
 	};
 	int count;
