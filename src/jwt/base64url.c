@@ -12,25 +12,34 @@
 static const char alphabet[] =
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/* Value of each character; 255 is not of the alphabet. */
-static const uint8 values[256] = {
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 62,  255, 255,
-	52,  53,  54,  55,  56,  57,  58,  59,  60,  61,  255, 255, 255, 255, 255, 255,
-	255, 0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,  12,  13,  14,
-	15,  16,  17,  18,  19,  20,  21,  22,  23,  24,  25,  255, 255, 255, 255, 63,
-	255, 26,  27,  28,  29,  30,  31,  32,  33,  34,  35,  36,  37,  38,  39,  40,
-	41,  42,  43,  44,  45,  46,  47,  48,  49,  50,  51,  255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-	255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-};
+/*
+ * What each character of a group of four is worth, at its place, and that it is one:
+ * the marks of four good ones add up to ALL_GOOD. Another character is worth nothing.
+ */
+#define GOOD (1u << 24)
+#define ALL_GOOD (4u << 24)
+#define ROW(X, n, a, b, c, d, e, f, g, h)                                              \
+	X(a, n)                                                                            \
+	X(b, n + 1) X(c, n + 2) X(d, n + 3) X(e, n + 4) X(f, n + 5) X(g, n + 6) X(h, n + 7)
+/* clang-format off */
+#define ALPHABET(X) \
+	ROW(X, 0, 'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H') \
+	ROW(X, 8, 'I', 'J', 'K', 'L', 'M', 'N', 'O', 'P') \
+	ROW(X, 16, 'Q', 'R', 'S', 'T', 'U', 'V', 'W', 'X') \
+	ROW(X, 24, 'Y', 'Z', 'a', 'b', 'c', 'd', 'e', 'f') \
+	ROW(X, 32, 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n') \
+	ROW(X, 40, 'o', 'p', 'q', 'r', 's', 't', 'u', 'v') \
+	ROW(X, 48, 'w', 'x', 'y', 'z', '0', '1', '2', '3') \
+	ROW(X, 56, '4', '5', '6', '7', '8', '9', '-', '_')
+/* clang-format on */
+#define AT_1(c, value) [c] = GOOD | (uint32) (value) << 18,
+#define AT_2(c, value) [c] = GOOD | (uint32) (value) << 12,
+#define AT_3(c, value) [c] = GOOD | (uint32) (value) << 6,
+#define AT_4(c, value) [c] = GOOD | (uint32) (value),
+static const uint32 first[256] = {ALPHABET(AT_1)};
+static const uint32 second[256] = {ALPHABET(AT_2)};
+static const uint32 third[256] = {ALPHABET(AT_3)};
+static const uint32 fourth[256] = {ALPHABET(AT_4)};
 
 size_t
 gn_base64url_encode(const void *data, size_t len, char *out)
@@ -59,40 +68,35 @@ gn_base64url_encode(const void *data, size_t len, char *out)
 static bool
 decode_tail(const uint8 *in, size_t len, uint8 *out)
 {
-	uint32 a = values[in[0]];
-	uint32 b = values[in[1]];
-	uint32 c = len == 3 ? values[in[2]] : 0;
+	uint32 bits = first[in[0]] + second[in[1]] + GOOD;
 
-	if ((a | b | c) > 63)
+	bits += len == 3 ? third[in[2]] : GOOD;
+	if ((bits & ALL_GOOD) == 0)
 		return false;
-	out[0] = (uint8) (a << 2 | b >> 4);
+	out[0] = (uint8) (bits >> 16);
 	if (len == 2)
-		return (b & 15) == 0;
-	out[1] = (uint8) (b << 4 | c >> 2);
-	return (c & 3) == 0;
+		return (bits & 0xffff) == 0;
+	out[1] = (uint8) (bits >> 8);
+	return (bits & 0xff) == 0;
 }
 
 bool
 gn_base64url_decode(const char *text, size_t len, uint8 *out, size_t *out_len)
 {
 	const uint8 *in = (const uint8 *) text;
-	uint32 seen = 0; /* above 63 once a character was not of the alphabet */
+	uint32 good = ALL_GOOD;
 
 	*out_len = len * 3 / 4;
 	for (; len >= 4; len -= 4, in += 4, out += 3)
 	{
-		uint32 a = values[in[0]];
-		uint32 b = values[in[1]];
-		uint32 c = values[in[2]];
-		uint32 d = values[in[3]];
-		uint32 bits = a << 18 | b << 12 | c << 6 | d;
+		uint32 bits = first[in[0]] + second[in[1]] + third[in[2]] + fourth[in[3]];
 
-		seen |= a | b | c | d;
+		good &= bits;
 		out[0] = (uint8) (bits >> 16);
 		out[1] = (uint8) (bits >> 8);
 		out[2] = (uint8) bits;
 	}
-	if (seen > 63 || len == 1)
+	if (good == 0 || len == 1)
 		return false;
 	return len == 0 || decode_tail(in, len, out);
 }

@@ -173,21 +173,43 @@ decode_escape(Scan *scan, char *out)
 	return out;
 }
 
-/* Eight bytes that are nothing but what they are: ASCII, printable, no quote and no
- * backslash. */
-static bool
+/*
+ * How many of eight bytes stand before the first that is more than itself: a quote, a
+ * backslash, a control character, or not ASCII. A borrow can only mark a byte behind
+ * one that is marked rightly.
+ */
+static size_t
 plain_bytes(const uint8 *at)
 {
 	const uint64 ones = UINT64CONST(0x0101010101010101);
 	uint64 word;
 	uint64 quote;
 	uint64 backslash;
+	uint64 marks;
 
 	memcpy(&word, at, sizeof(word));
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+	word = __builtin_bswap64(word);
+#endif
 	quote = word ^ (ones * '"');
 	backslash = word ^ (ones * '\\');
-	return (((word - ones * 0x20) | (quote - ones) | (backslash - ones) | word) &
-			(ones << 7)) == 0;
+	marks = ((word - ones * 0x20) | (quote - ones) | (backslash - ones) | word) &
+			(ones << 7);
+	return marks ? (size_t) __builtin_ctzll(marks) / 8 : 8;
+}
+
+/* To the first byte that is more than itself, or close to the end. */
+static void
+skip_plain(Scan *scan)
+{
+	while (scan->end - scan->at >= 8)
+	{
+		size_t plain = plain_bytes(scan->at);
+
+		scan->at += plain;
+		if (plain < 8)
+			break;
+	}
 }
 
 /*
@@ -205,8 +227,7 @@ read_string(Scan *scan, const char **text, size_t *len)
 	{
 		uint8 c;
 
-		while (scan->end - scan->at >= 8 && plain_bytes(scan->at))
-			scan->at += 8;
+		skip_plain(scan);
 		if (scan->at == scan->end)
 			return false;
 		c = *scan->at;
