@@ -24,17 +24,29 @@ ALTER TABLE _grownext.session_client ENABLE ALWAYS TRIGGER session_client_invali
 
 -- The audiences of access tokens; the first is the default.
 CREATE OR REPLACE FUNCTION _grownext.session_audiences() RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce((SELECT p.audiences FROM grownext.token_profile AS p WHERE p.purpose = 'access'), '{}');
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    audiences text[] := (SELECT p.audiences FROM _grownext.jwt_profile AS p WHERE p.purpose = 'access');
+BEGIN
+    IF audiences IS NULL THEN
+        audiences := (SELECT ARRAY(SELECT jsonb_array_elements_text(o.value)) FROM _grownext.core_option AS o WHERE o.name = 'audiences');
+    END IF;
+    RETURN coalesce(audiences, '{}');
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_audiences() IS 'The audiences of access tokens.';
 
 -- A gateway does SET ROLE with the role of a token: never a role that is above the rest.
 CREATE OR REPLACE FUNCTION _grownext.session_role_allowed(role name) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM pg_roles AS r
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF role IN ('grownext_user', 'grownext_anon') THEN
+        RETURN true;
+    END IF;
+    RETURN EXISTS (SELECT FROM pg_roles AS r
                     WHERE r.rolname = session_role_allowed.role AND r.rolname !~ '^pg_' AND r.rolname <> 'grownext_owner'
                       AND NOT r.rolsuper AND NOT r.rolreplication AND NOT r.rolbypassrls);
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_role_allowed(name) IS 'Whether a client''s tokens may name a role.';
 

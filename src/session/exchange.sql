@@ -32,9 +32,11 @@ COMMENT ON FUNCTION _grownext.session_access_claims(text) IS 'Claims of a valid 
 CREATE OR REPLACE FUNCTION _grownext.session_target(client _grownext.session_client, audience text, resource text, OUT chosen text, OUT error jsonb) RETURNS record
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    allowed CONSTANT text[] := ARRAY(SELECT a FROM unnest(_grownext.session_audiences()) WITH ORDINALITY AS u (a, place)
-                                      WHERE coalesce(client.audiences, '{}') = '{}' OR a = ANY (client.audiences) ORDER BY place);
+    allowed text[] := _grownext.session_audiences();
 BEGIN
+    IF client.audiences <> '{}' THEN
+        allowed := ARRAY(SELECT a FROM unnest(allowed) WITH ORDINALITY AS u (a, place) WHERE a = ANY (client.audiences) ORDER BY place);
+    END IF;
     chosen := coalesce(session_target.audience, session_target.resource, allowed[1]);
     IF chosen IS NULL OR chosen <> ALL (allowed) OR coalesce(session_target.resource, chosen) <> chosen THEN
         chosen := NULL;
@@ -48,15 +50,15 @@ COMMENT ON FUNCTION _grownext.session_target(_grownext.session_client, text, tex
 CREATE OR REPLACE FUNCTION _grownext.session_grant_scope(scope text, allowed text[], OUT granted text, OUT error jsonb) RETURNS record
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    words text[] := _grownext.session_scope_words(session_grant_scope.scope);
+    words CONSTANT text[] := _grownext.session_scope_words(session_grant_scope.scope);
 BEGIN
-    IF words IS NULL OR NOT words <@ session_grant_scope.allowed THEN
+    IF words = '{}' THEN
+        granted := array_to_string(session_grant_scope.allowed, ' ');
+    ELSIF words <@ session_grant_scope.allowed THEN
+        granted := array_to_string(words, ' ');
+    ELSE
         error := _grownext.session_error('invalid_scope', 'the scope is malformed or more than may be granted');
-        RETURN;
-    ELSIF words = '{}' THEN
-        words := session_grant_scope.allowed;
     END IF;
-    granted := array_to_string(words, ' ');
 END
 $$;
 COMMENT ON FUNCTION _grownext.session_grant_scope(text, text[]) IS 'The scope of a new token, or an error of RFC 6749.';
@@ -83,8 +85,10 @@ COMMENT ON FUNCTION _grownext.session_exchange_answer(text, jsonb, text, interva
 
 -- How long a token has to live.
 CREATE OR REPLACE FUNCTION _grownext.session_remaining(claims jsonb) RETURNS interval
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT to_timestamp((claims ->> 'exp')::float8) - _grownext.core_now();
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN to_timestamp((claims ->> 'exp')::float8) - _grownext.core_now();
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_remaining(jsonb) IS 'The time until a token expires.';
 

@@ -3,6 +3,9 @@
 -- Here and in the files beside it: what holds a secret (a token, an assertion, an answer
 -- with tokens in it) stands in plain expressions only, assignments and RETURN. In a
 -- statement it would be a parameter, which auto_explain writes into the log.
+--
+-- Helpers on the way to a token are PL/pgSQL, whose plans a backend keeps; an SQL function
+-- with a search_path of its own is planned anew in every transaction.
 
 CREATE OR REPLACE FUNCTION _grownext.session_token_make(id uuid, generation int, counter bigint) RETURNS text
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_session_token_make';
@@ -58,12 +61,14 @@ COMMENT ON FUNCTION _grownext.session_access_token(_grownext.session_session, te
 -- A user's role in a tenant, as tenant_role_of() has it, and it stays so until this
 -- transaction ends: whoever removes the member waits, and then finds the session.
 CREATE OR REPLACE FUNCTION _grownext.session_tenant_role(tenant_id uuid, user_id uuid) RETURNS text
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT m.role
-      FROM _grownext.tenant_member AS m
-      JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state = 'active'
-     WHERE m.tenant_id = session_tenant_role.tenant_id AND m.user_id = session_tenant_role.user_id
-       FOR KEY SHARE OF m;
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT m.role
+              FROM _grownext.tenant_member AS m
+              JOIN _grownext.tenant_tenant AS t ON t.id = m.tenant_id AND t.state = 'active'
+             WHERE m.tenant_id = session_tenant_role.tenant_id AND m.user_id = session_tenant_role.user_id
+               FOR KEY SHARE OF m);
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_tenant_role(uuid, uuid) IS 'A user''s role in an active tenant, locked; NULL for no member.';
 
@@ -162,25 +167,34 @@ $$;
 COMMENT ON FUNCTION _grownext.session_end(uuid[], text, text) IS 'Revokes sessions that still live; returns how many.';
 
 CREATE OR REPLACE FUNCTION _grownext.session_error(error text, description text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT jsonb_build_object('error', error, 'error_description', description);
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN jsonb_build_object('error', error, 'error_description', description);
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_error(text, text) IS 'A refusal in the words of RFC 6749.';
 
 CREATE OR REPLACE FUNCTION _grownext.session_refusal(description text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT _grownext.session_error('invalid_grant', description);
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN _grownext.session_error('invalid_grant', description);
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_refusal(text) IS 'The refusal of a grant that is no good.';
 
 -- The words of a scope, each once, in their order. NULL for what is none (RFC 6749,
 -- section 3.3); no scope has no words.
 CREATE OR REPLACE FUNCTION _grownext.session_scope_words(scope text) RETURNS text[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN coalesce(scope, '') = '' THEN '{}'::text[]
-                WHEN length(scope) <= 4096 AND scope ~ '^[\u0021\u0023-\u005B\u005D-\u007E]+( [\u0021\u0023-\u005B\u005D-\u007E]+)*$'
-                THEN ARRAY(SELECT u.word FROM unnest(string_to_array(scope, ' ')) WITH ORDINALITY AS u (word, place)
-                            GROUP BY u.word ORDER BY min(u.place)) END;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(scope, '') = '' THEN
+        RETURN '{}';
+    ELSIF length(scope) > 4096 OR scope !~ '^[\u0021\u0023-\u005B\u005D-\u007E]+( [\u0021\u0023-\u005B\u005D-\u007E]+)*$' THEN
+        RETURN NULL;
+    END IF;
+    RETURN ARRAY(SELECT u.word FROM unnest(string_to_array(scope, ' ')) WITH ORDINALITY AS u (word, place)
+                  GROUP BY u.word ORDER BY min(u.place));
+END
 $$;
 COMMENT ON FUNCTION _grownext.session_scope_words(text) IS 'The words of a scope; NULL for a malformed one.';
 
@@ -213,7 +227,7 @@ BEGIN
     ELSIF seen.client_id LIKE 'gnc\_%'
           AND NOT EXISTS (SELECT FROM _grownext.session_client AS c WHERE c.id = seen.client_id AND c.disabled_at IS NULL) THEN
         RETURN _grownext.session_refusal('the session''s client is disabled');
-    ELSIF words IS NULL OR NOT words <@ coalesce(_grownext.session_scope_words(seen.scope), '{}') THEN
+    ELSIF words IS NULL OR words <> '{}' AND NOT words <@ coalesce(_grownext.session_scope_words(seen.scope), '{}') THEN
         RETURN _grownext.session_error('invalid_scope', 'the scope is malformed or more than the session has');
     END IF;
     -- Before anything moves: a suspended tenant's users come back with the token they have.
