@@ -28,6 +28,7 @@
 GN_FUNCTION(gn_has_permission);
 
 #define REMEMBERED 64 /* memberships; a transaction asks for one */
+#define UUID_TEXT_SIZE 36
 
 /* The permissions, each as its length and its bytes, one after the other. */
 typedef struct Membership
@@ -59,16 +60,17 @@ pack_permissions(Membership *membership, ArrayType *array)
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &texts, NULL, &count);
 	membership->size = 0;
 	for (int i = 0; i < count; i++)
-		membership->size += sizeof(uint32) + VARSIZE_ANY_EXHDR(texts[i]);
+		membership->size +=
+			sizeof(uint32) + VARSIZE_ANY_EXHDR(DatumGetPointer(texts[i]));
 	membership->permissions =
 		MemoryContextAlloc(TopMemoryContext, Max(membership->size, 1));
 	end = membership->permissions;
 	for (int i = 0; i < count; i++)
 	{
-		uint32 length = VARSIZE_ANY_EXHDR(texts[i]);
+		uint32 length = VARSIZE_ANY_EXHDR(DatumGetPointer(texts[i]));
 
 		memcpy(end, &length, sizeof(length));
-		memcpy(end + sizeof(length), VARDATA_ANY(texts[i]), length);
+		memcpy(end + sizeof(length), VARDATA_ANY(DatumGetPointer(texts[i])), length);
 		end += sizeof(length) + length;
 	}
 }
@@ -103,6 +105,25 @@ read_membership(Membership *membership)
 	}
 	PopActiveSnapshot();
 	gn_spi_end(&spi);
+}
+
+/* The caller's user; parsing costs more than all the rest, and the caller is mostly the
+ * same as before. False: the subject is no user. */
+static bool
+find_user(const char *subject, pg_uuid_t *user)
+{
+	static char known[UUID_TEXT_SIZE + 1] = "";
+	static pg_uuid_t known_user;
+
+	if (known[0] == '\0' || strcmp(subject, known) != 0)
+	{
+		known[0] = '\0';
+		if (!gn_uuid_parse(subject, &known_user))
+			return false;
+		strlcpy(known, subject, sizeof(known));
+	}
+	*user = known_user;
+	return true;
 }
 
 static const Membership *
@@ -172,7 +193,7 @@ gn_has_permission(PG_FUNCTION_ARGS)
 	if (context == NULL)
 		PG_RETURN_NULL();
 	if (context->tenant == NULL || context->subject == NULL ||
-		!gn_uuid_parse(context->subject, &user))
+		!find_user(context->subject, &user))
 		PG_RETURN_BOOL(false);
 	tenant = *context->tenant;
 	PG_RETURN_BOOL(permits(find_membership(&tenant, &user), VARDATA_ANY(permission),

@@ -87,6 +87,15 @@ SELECT is(pg_temp.as_user_value(admin, acme, 'grownext.has_permission(NULL)'), N
 SELECT is(pg_temp.as_user_value(member, acme, 'grownext.has_permission(''members.invite'')'), 'false', 'members do nothing') FROM world;
 SELECT is(pg_temp.as_user_value(stranger, acme, 'grownext.has_permission(''members.invite'')'), 'false', 'strangers neither') FROM world;
 
+CREATE FUNCTION pg_temp.may(subject text, tenant uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM grownext.act_as(subject, tenant);
+    RETURN grownext.has_permission('any.thing');
+END
+$$;
+SELECT is(pg_temp.may(s, acme), s = owner::text, format('subject "%s"', left(s, 40)))
+  FROM world, unnest(ARRAY[owner::text, 'service', owner::text, left(owner::text, -1), owner::text, left(owner::text, -1) || 'x', owner || 'x', owner::text, repeat('x', 1000), member::text]) WITH ORDINALITY AS u (s, place)
+ ORDER BY place;
 -- what was remembered follows every change, and comes back with a savepoint
 SAVEPOINT changes;
 SELECT grownext.member_set_role(acme, member, 'admin') FROM world;
