@@ -273,56 +273,56 @@ typedef enum OpenResult
 } OpenResult;
 
 /* A sealed value in the course of being opened. */
-typedef struct Sealed
+typedef struct Opening
 {
 	char id[GN_MASTER_KEY_ID_MAX + 1];
 	const GnMasterKey *master;
 	uint8 *plain; /* from gn_secret_alloc */
 	size_t len;
-} Sealed;
+} Opening;
 
 static OpenResult
-try_open(const char *purpose, const bytea *value, Sealed *sealed)
+try_open(const char *purpose, const bytea *sealed, Opening *opening)
 {
-	const uint8 *header = (const uint8 *) VARDATA_ANY(value);
-	size_t size = VARSIZE_ANY_EXHDR(value);
+	const uint8 *header = (const uint8 *) VARDATA_ANY(sealed);
+	size_t size = VARSIZE_ANY_EXHDR(sealed);
 	size_t header_len = size >= 2 ? (size_t) header[1] + 2 : 0;
 	const uint8 *cipher = header + header_len + NONCE_SIZE;
 	uint8 key[GN_KEY_SIZE];
 	bool done;
 
-	*sealed = (Sealed){0};
+	*opening = (Opening){0};
 	if (size < 2 || header[0] != SEAL_VERSION || header[1] > GN_MASTER_KEY_ID_MAX ||
 		size < header_len + NONCE_SIZE + TAG_SIZE)
 		return MALFORMED;
-	memcpy(sealed->id, header + 2, header[1]);
-	sealed->master = gn_master_key_find(sealed->id);
-	if (sealed->master == NULL)
+	memcpy(opening->id, header + 2, header[1]);
+	opening->master = gn_master_key_find(opening->id);
+	if (opening->master == NULL)
 		return KEY_MISSING;
-	sealed->len = size - header_len - NONCE_SIZE - TAG_SIZE;
-	sealed->plain = gn_secret_alloc(Max(sealed->len, 1));
-	derive_key(sealed->master, purpose, key);
+	opening->len = size - header_len - NONCE_SIZE - TAG_SIZE;
+	opening->plain = gn_secret_alloc(Max(opening->len, 1));
+	derive_key(opening->master, purpose, key);
 	done = decrypt(key, header + header_len, header, (int) header_len, purpose, cipher,
-				   (int) sealed->len, cipher + sealed->len, sealed->plain);
+				   (int) opening->len, cipher + opening->len, opening->plain);
 	gn_cleanse(key, sizeof(key));
 	return done ? OPENED : UNFIT;
 }
 
 uint8 *
-gn_open(const char *purpose, const bytea *value, size_t *len)
+gn_open(const char *purpose, const bytea *sealed, size_t *len)
 {
-	Sealed sealed;
-	OpenResult result = try_open(purpose, value, &sealed);
+	Opening opening;
+	OpenResult result = try_open(purpose, sealed, &opening);
 
 	if (result == MALFORMED)
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
 						errmsg("sealed value \"%s\" is damaged", purpose)));
 	if (result == KEY_MISSING)
-		raise_missing_key(sealed.id);
+		raise_missing_key(opening.id);
 	if (result == UNFIT)
-		raise_unopened(sealed.master, purpose);
-	*len = sealed.len;
-	return sealed.plain;
+		raise_unopened(opening.master, purpose);
+	*len = opening.len;
+	return opening.plain;
 }
 
 /*
@@ -334,7 +334,7 @@ Datum
 gn_crypto_reseal(PG_FUNCTION_ARGS)
 {
 	char *purpose = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Sealed sealed;
+	Opening opening;
 	TupleDesc desc;
 	Datum values[2] = {0};
 	bool nulls[2] = {true, true};
@@ -342,21 +342,21 @@ gn_crypto_reseal(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	switch (try_open(purpose, PG_GETARG_BYTEA_PP(1), &sealed))
+	switch (try_open(purpose, PG_GETARG_BYTEA_PP(1), &opening))
 	{
 		case OPENED:
-			values[0] = PointerGetDatum(gn_seal(purpose, sealed.plain, sealed.len));
-			gn_cleanse(sealed.plain, sealed.len);
+			values[0] = PointerGetDatum(gn_seal(purpose, opening.plain, opening.len));
+			gn_cleanse(opening.plain, opening.len);
 			break;
 		case MALFORMED:
 			problem = "it is damaged";
 			break;
 		case KEY_MISSING:
-			problem = psprintf("master key \"%s\" is missing", sealed.id);
+			problem = psprintf("master key \"%s\" is missing", opening.id);
 			break;
 		case UNFIT:
 			problem = psprintf("it is damaged, or master key \"%s\" is another one",
-							   sealed.id);
+							   opening.id);
 			break;
 	}
 	nulls[0] = problem != NULL;

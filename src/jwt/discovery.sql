@@ -70,7 +70,7 @@ BEGIN
             CASE WHEN 'subject_token' = ANY (token.arguments) THEN 'urn:ietf:params:oauth:grant-type:token-exchange' END], NULL)),
         'subject_types_supported', jsonb_build_array('public'),
         'id_token_signing_alg_values_supported', (
-            SELECT coalesce(jsonb_agg(DISTINCT j ->> 'alg'), '[]') FROM jsonb_array_elements(grownext.jwks('access') -> 'keys') AS j))
+            SELECT coalesce(jsonb_agg(DISTINCT j ->> 'alg'), '[]') FROM jsonb_array_elements(grownext.jwks() -> 'keys') AS j))
         || jsonb_strip_nulls(jsonb_build_object(
             'token_endpoint', token.uri,
             'token_endpoint_auth_methods_supported', to_jsonb(CASE WHEN token.uri IS NOT NULL THEN _grownext.jwt_auth_methods(token.arguments) END),

@@ -217,7 +217,8 @@ gn_jwt_key_import(PG_FUNCTION_ARGS)
 	const GnJoseAlg *alg;
 	GnKeyNumbers numbers;
 	const char *why;
-	char *kid;
+	MemoryContext caller = CurrentMemoryContext;
+	Datum kid;
 	GnSpi spi;
 
 	if (!superuser())
@@ -243,9 +244,10 @@ gn_jwt_key_import(PG_FUNCTION_ARGS)
 	gn_cleanse(content, len);
 	if (why)
 		refuse(path, why);
-	kid = TextDatumGetCString(add_key(alg, &numbers, PG_GETARG_DATUM(1)));
+	kid = add_key(alg, &numbers, PG_GETARG_DATUM(1));
 	gn_cleanse(room, GN_JWA_NUMBERS_ROOM);
-	kid = strcpy(SPI_palloc(strlen(kid) + 1), kid);
+	MemoryContextSwitchTo(caller);
+	kid = PointerGetDatum(DatumGetTextPCopy(kid));
 	gn_spi_end(&spi);
-	PG_RETURN_TEXT_P(cstring_to_text(kid));
+	PG_RETURN_DATUM(kid);
 }

@@ -47,6 +47,22 @@ string_member(const json_t *object, const char *name)
 		json_object_get(object, name)); /* NULL unless it is a string */
 }
 
+/* Frees a tree that may hold a secret: jansson would leave its strings as they are. */
+static void
+forget(json_t *json)
+{
+	const char *name;
+	json_t *value;
+	size_t i;
+
+	if (json_is_string(json))
+		OPENSSL_cleanse((char *) (uintptr_t) json_string_value(json),
+						json_string_length(json));
+	json_object_foreach(json, name, value) forget(json_incref(value));
+	json_array_foreach(json, i, value) forget(json_incref(value));
+	json_decref(json);
+}
+
 /* The numbers of a JWK, decoded one behind the other. */
 typedef struct Decoder
 {
@@ -312,7 +328,7 @@ gn_jwk_set_parse(GnJwkSet *set, const char *text, size_t len)
 	if (json == NULL)
 		return "it is not a JSON object of up to 256 KiB";
 	why = add_keys(set, json);
-	json_decref(json);
+	forget(json);
 	return why;
 }
 
@@ -375,6 +391,6 @@ gn_jwk_private_parse(GnJoseKey *key, char kid[65], GnKeyNumbers *numbers, uint8 
 	if (json == NULL)
 		return "it is not a JSON object of up to 256 KiB";
 	why = build_signer(json, key, kid, numbers, room);
-	json_decref(json);
+	forget(json);
 	return why;
 }

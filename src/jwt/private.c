@@ -222,13 +222,19 @@ try_key(const GnJoseAlg *alg, const GnKeyNumbers *numbers)
 	return why;
 }
 
+static bool
+is_space(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 const char *
 gn_private_key_read(const char *text, size_t len, const GnJoseAlg *wanted,
 					const GnJoseAlg **alg, GnKeyNumbers *numbers, uint8 *room)
 {
 	const char *why;
 
-	while (len > 0 && memchr(" \t\r\n", *text, 4))
+	while (len > 0 && is_space(*text))
 	{
 		text++;
 		len--;

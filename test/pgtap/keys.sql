@@ -299,7 +299,7 @@ SELECT is(jsonb_array_length(grownext.jwks() -> 'keys'), (SELECT count(*)::int F
 CREATE TEMP TABLE endpoint AS SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace IN ('grownext'::regnamespace, 'grownext_api'::regnamespace)
     AND p.proname IN ('token', 'token_introspect', 'token_revoke', 'introspect', 'revoke', 'userinfo');
 UPDATE pg_proc SET proname = 'was_' || proname FROM endpoint AS e WHERE e.oid = pg_proc.oid;
-SELECT is(grownext.discovery(), '{"issuer": "https://id.example.com", "jwks_uri": "https://id.example.com/.well-known/jwks.json", "response_types_supported": [], "grant_types_supported": [], "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]}',
+SELECT is(grownext.discovery(), '{"issuer": "https://id.example.com", "jwks_uri": "https://id.example.com/.well-known/jwks.json", "response_types_supported": [], "grant_types_supported": [], "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256", "ES384"]}',
     'without a token endpoint nothing is promised');
 CREATE FUNCTION grownext_api.token(grant_type text, refresh_token text, client_id text, client_secret text, subject_token text) RETURNS jsonb LANGUAGE sql AS $$ SELECT NULL::jsonb $$;
 CREATE FUNCTION grownext_api.revoke(token text) RETURNS void LANGUAGE sql AS $$ SELECT $$;

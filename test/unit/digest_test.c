@@ -1,6 +1,9 @@
 /* test/unit/digest_test.c -- HKDF and HMAC against RFC 5869 and RFC 4231 */
 #include "postgres.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "crypto/digest.c"
 #include "crypto/random.c"
 #include "tap.h"
@@ -36,6 +39,51 @@ hkdf(const uint8 *secret, size_t secret_len, const uint8 *salt, size_t salt_len,
 
 	gn_hkdf_sha256(secret, secret_len, salt, salt_len, info, info_len, out, out_len);
 	is_str(hex(out, out_len), wanted, "HKDF: %s", name);
+}
+
+static bool
+all_zero(const uint8 *data, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+	{
+		if (data[i] != 0)
+			return false;
+	}
+	return true;
+}
+
+/* The pool is one process's: what a child gets, its parent does not. */
+static void
+test_random(void)
+{
+	uint8 own[64];
+	uint8 theirs[64];
+	int ends[2];
+	pid_t child;
+
+	gn_random(own, sizeof(own));
+	ok(left > 0 && all_zero(pool, sizeof(pool) - left),
+	   "what was given out is overwritten");
+	assert(pipe(ends) == 0);
+	child = fork();
+	if (child == 0)
+	{
+		gn_random(theirs, sizeof(theirs));
+		_exit(write(ends[1], theirs, sizeof(theirs)) != sizeof(theirs));
+	}
+	assert(read(ends[0], theirs, sizeof(theirs)) == sizeof(theirs));
+	waitpid(child, NULL, 0);
+	gn_random(own, sizeof(own));
+	ok(memcmp(own, theirs, sizeof(own)) != 0, "a child draws bytes of its own");
+	for (int i = 0; i < 200; i++) /* over the end of the pool */
+	{
+		memset(own, 0, sizeof(own));
+		gn_random(own, 1 + (size_t) i % sizeof(own));
+		if (i % 64 > 15 && all_zero(own, sizeof(own)))
+			ok(false, "no bytes in round %d", i);
+	}
+	gn_random(own, 0);
+	ok(left <= sizeof(pool), "the pool is filled again when it is empty");
 }
 
 int
@@ -88,6 +136,7 @@ main(void)
 	gn_random(mac, sizeof(mac));
 	gn_random(out, sizeof(out));
 	ok(!gn_equal(mac, out, sizeof(mac)), "random bytes differ");
+	test_random();
 	stub_reset();
 	return tap_done();
 }
