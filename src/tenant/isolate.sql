@@ -36,7 +36,11 @@ BEGIN
     wants_force := coalesce((options ->> 'force')::boolean, true);
     wants_default := coalesce((options ->> 'set_default')::boolean, true);
     wants_index := coalesce((options ->> 'index')::boolean, false);
-    on_purge := coalesce(options ->> 'on_purge', 'keep');
+    -- repeated without it, for a new partition, it stays what it was
+    on_purge := coalesce(options ->> 'on_purge',
+        (SELECT substring(obj_description(p.oid, 'pg_policy') FROM 'on purge: (delete|detach)$')
+           FROM pg_policy AS p WHERE p.polrelid = relation AND p.polname = 'grownext_tenant'),
+        'keep');
 
     SELECT c.oid, c.relkind, c.relname, n.nspname, c.relowner INTO target
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;

@@ -158,7 +158,7 @@ BEGIN
                 moved := _grownext.tenant_purge_rows(target.relation, target.column_name, tenant_id, target.action, (most - gone)::int);
                 gone := gone + moved;
                 progress := progress OR moved > 0;
-            EXCEPTION WHEN foreign_key_violation THEN
+            EXCEPTION WHEN foreign_key_violation OR restrict_violation THEN
                 blocked := SQLERRM;
             END;
             EXIT WHEN gone >= most;

@@ -130,7 +130,11 @@ SELECT throws_ok(format('SELECT grownext.tenant_isolate(''gt_app.d_kept'', optio
 CREATE POLICY nothing ON gt_app.b_order AS RESTRICTIVE USING (false) WITH CHECK (true);
 CREATE TABLE gt_app.c_log_2031 PARTITION OF gt_app.c_log FOR VALUES FROM ('2031-01-01') TO ('2032-01-01');
 ALTER TABLE gt_app.a_customer RENAME TO z_customer;
+SELECT lives_ok($$ SELECT grownext.tenant_isolate('gt_app.z_customer') $$, 'isolated again, under another name');
 RESET SESSION AUTHORIZATION;
+SELECT is((SELECT string_agg(format('%s.%s %s', relation::regclass, column_name, action), ', ' ORDER BY relation::regclass::text) FROM _grownext.tenant_purge_targets()),
+    'gt_app.b_order.tenant_id delete, gt_app.c_log_2030.tenant_id detach, gt_app.c_log_2031.tenant_id detach, gt_app.z_customer.tenant_id delete',
+    'what a purge takes along follows renamed tables and new partitions');
 INSERT INTO gt_app.z_customer SELECT g, CASE WHEN g <= 3 THEN acme ELSE beta END FROM world, generate_series(1, 5) AS g;
 INSERT INTO gt_app.b_order SELECT g, CASE WHEN g <= 3 THEN acme ELSE beta END, g FROM world, generate_series(1, 5) AS g;
 INSERT INTO gt_app.c_log SELECT g, date '2030-06-01' + g * 365, CASE WHEN g <= 1 THEN acme ELSE beta END FROM world, generate_series(0, 1) AS g;
