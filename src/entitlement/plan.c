@@ -13,7 +13,11 @@
 
 #include "catalog/pg_proc.h"
 #include "nodes/makefuncs.h"
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wstrict-prototypes" /* 15 declares without */
+#include "nodes/nodeFuncs.h"
 #include "nodes/pathnodes.h"
+#pragma GCC diagnostic pop
 #include "nodes/supportnodes.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -26,37 +30,30 @@ GN_FUNCTION(gn_entitlement_support);
 
 static bool ask_once = true;
 
-/* Is it the same for every row of a statement, and for the planner to move? */
+/* Does an expression hold anything that may differ from row to row? */
 static bool
-fixed_expression(Node *node)
+may_move(Node *node, void *context)
 {
+	if (node == NULL)
+		return false;
 	switch (nodeTag(node))
 	{
 		case T_Const:
-			return true;
-		case T_Param:
-			return ((Param *) node)->paramkind == PARAM_EXTERN;
 		case T_RelabelType:
-			return fixed_expression((Node *) ((RelabelType *) node)->arg);
 		case T_CoerceViaIO:
-			return fixed_expression((Node *) ((CoerceViaIO *) node)->arg);
+		case T_List:
+			break;
+		case T_Param:
+			return ((Param *) node)->paramkind != PARAM_EXTERN;
 		case T_FuncExpr:
-		{
-			FuncExpr *call = (FuncExpr *) node;
-			ListCell *cell;
-
-			if (call->funcretset || func_volatile(call->funcid) == PROVOLATILE_VOLATILE)
-				return false;
-			foreach (cell, call->args)
-			{
-				if (!fixed_expression(lfirst(cell)))
-					return false;
-			}
-			return true;
-		}
+			if (((FuncExpr *) node)->funcretset ||
+				func_volatile(((FuncExpr *) node)->funcid) == PROVOLATILE_VOLATILE)
+				return true;
+			break;
 		default:
-			return false;
+			return true;
 	}
+	return expression_tree_walker(node, may_move, context);
 }
 
 /* The planner gives a query without a FROM clause a relation of one empty row. */
@@ -111,7 +108,7 @@ gn_entitlement_support(PG_FUNCTION_ARGS)
 	simplify = (SupportRequestSimplify *) request;
 	parse = simplify->root ? simplify->root->parse : NULL;
 	if (parse == NULL || !has_from_clause(parse) ||
-		!fixed_expression((Node *) simplify->fcall))
+		may_move((Node *) simplify->fcall, NULL))
 		PG_RETURN_POINTER(NULL);
 	parse->hasSubLinks = true;
 	PG_RETURN_POINTER(as_subquery(simplify->fcall));

@@ -18,10 +18,10 @@ static const char alphabet[] =
  */
 #define GOOD (1u << 24)
 #define ALL_GOOD (4u << 24)
-#define ROW(X, n, a, b, c, d, e, f, g, h)                                              \
-	X(a, n)                                                                            \
-	X(b, n + 1) X(c, n + 2) X(d, n + 3) X(e, n + 4) X(f, n + 5) X(g, n + 6) X(h, n + 7)
 /* clang-format off */
+#define ROW(X, n, a, b, c, d, e, f, g, h) \
+	X(a, (n)) X(b, (n) + 1) X(c, (n) + 2) X(d, (n) + 3) \
+	X(e, (n) + 4) X(f, (n) + 5) X(g, (n) + 6) X(h, (n) + 7)
 #define ALPHABET(X) \
 	ROW(X, 0, 'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H') \
 	ROW(X, 8, 'I', 'J', 'K', 'L', 'M', 'N', 'O', 'P') \

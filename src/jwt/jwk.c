@@ -48,7 +48,7 @@ string_member(const json_t *object, const char *name)
 }
 
 /* Frees a tree that may hold a secret: jansson would leave its strings as they are. */
-static void
+static void /* NOLINTNEXTLINE(misc-no-recursion): as deep as GN_JOSE_MAX_DEPTH */
 forget(json_t *json)
 {
 	const char *name;

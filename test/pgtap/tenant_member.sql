@@ -94,7 +94,7 @@ BEGIN
 END
 $$;
 SELECT is(pg_temp.may(s, acme), s = owner::text, format('subject "%s"', left(s, 40)))
-  FROM world, unnest(ARRAY[owner::text, 'service', owner::text, left(owner::text, -1), owner::text, left(owner::text, -1) || 'x', owner || 'x', owner::text, repeat('x', 1000), member::text]) WITH ORDINALITY AS u (s, place)
+  FROM world, unnest(ARRAY[owner::text, 'service', owner::text, left(owner::text, -1), owner::text, left(owner::text, -1) || 'x', owner || 'x', owner::text, repeat('x', 255), member::text]) WITH ORDINALITY AS u (s, place)
  ORDER BY place;
 -- what was remembered follows every change, and comes back with a savepoint
 SAVEPOINT changes;

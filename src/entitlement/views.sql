@@ -1,0 +1,41 @@
+-- src/entitlement/views.sql: what administrators, services and tenants look at
+
+    SELECT p.product, p.name, p.created_at FROM _grownext.entitlement_product AS p;
+COMMENT ON VIEW grownext.product IS 'Products.';
+CREATE OR REPLACE VIEW grownext.feature WITH (security_barrier) AS
+    SELECT f.feature, f.product, f.kind, f.fold, f.inherit, f.options -> 'default' AS "default",
+           CASE f.kind WHEN 'metered' THEN coalesce(f.options ->> 'period', 'month') END AS period,
+           f.description, f.created_at, f.updated_at
+      FROM _grownext.entitlement_feature AS f;
+COMMENT ON VIEW grownext.feature IS 'Features.';
+CREATE OR REPLACE VIEW grownext.bundle WITH (security_barrier) AS
+    SELECT v.bundle, b.name, v.version, v.features, v.grace, v.created_at,
+           v.version = max(v.version) OVER (PARTITION BY v.bundle) AS latest
+      FROM _grownext.entitlement_bundle_version AS v
+      JOIN _grownext.entitlement_bundle AS b ON b.bundle = v.bundle;
+COMMENT ON VIEW grownext.bundle IS 'All versions of all bundles.';
+CREATE OR REPLACE VIEW grownext.subscription WITH (security_barrier) AS
+    SELECT s.* FROM _grownext.entitlement_subscription_now AS s
+     WHERE s.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
+COMMENT ON VIEW grownext.subscription IS 'Subscriptions as they are now, with what is scheduled; without the rights of a service, the own tenant''s.';
+CREATE OR REPLACE VIEW grownext.entitlement_override WITH (security_barrier) AS
+    SELECT o.id, o.tenant_id, f.feature, o.user_id, o.effect, o.value, o.valid_from, nullif(o.valid_until, 'infinity') AS valid_until,
+           o.reason, o.created_at, o.created_by, o.revoked_at
+      FROM _grownext.entitlement_override AS o
+      JOIN _grownext.entitlement_feature AS f ON f.id = o.feature_id
+     WHERE o.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
+COMMENT ON VIEW grownext.entitlement_override IS 'Grants and blocks, past ones too; without the rights of a service, the own tenant''s.';
+CREATE OR REPLACE VIEW grownext.usage_period WITH (security_barrier) AS
+    SELECT u.tenant_id, f.feature, u.period, nullif(u.period_start, '-infinity') AS period_start, nullif(u.period_end, 'infinity') AS period_end,
+           u.used, u.quota, greatest(u.quota - u.used, 0) AS remaining
+      FROM _grownext.entitlement_usage AS u
+      JOIN _grownext.entitlement_feature AS f ON f.id = u.feature_id
+     WHERE u.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
+COMMENT ON VIEW grownext.usage_period IS 'Usage by period, past ones too; without the rights of a service, the own tenant''s.';
+CREATE OR REPLACE VIEW grownext.product_entitlement WITH (security_barrier) AS
+    SELECT t.id AS tenant_id, f.product, e.feature, e.kind, e.value, e.used, e.quota, e.remaining, e.resets_at, e.source
+      FROM _grownext.tenant_tenant AS t
+     CROSS JOIN LATERAL grownext.entitlements(t.id) AS e
+      JOIN _grownext.entitlement_feature AS f ON f.feature = e.feature
+     WHERE (t.id = grownext.current_tenant() OR (SELECT _grownext.tenant_serves_all())) AND e.allowed;
+COMMENT ON VIEW grownext.product_entitlement IS 'One row per tenant, product and feature that is in force now.';
