@@ -1,5 +1,6 @@
 -- src/entitlement/views.sql: what administrators, services and tenants look at
 
+CREATE OR REPLACE VIEW grownext.product WITH (security_barrier) AS
     SELECT p.product, p.name, p.created_at FROM _grownext.entitlement_product AS p;
 COMMENT ON VIEW grownext.product IS 'Products.';
 CREATE OR REPLACE VIEW grownext.feature WITH (security_barrier) AS

@@ -51,6 +51,19 @@ gn_key_import_init(void)
 							   check_directory, NULL, NULL);
 }
 
+/* Who pastes the key itself must not find it in the log. */
+static void
+refuse_key_text(const char *path)
+{
+	if (path[strcspn(path, "\r\n{")] == '\0' && strncmp(path, "-----", 5) != 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("that is not the name of a key file"),
+			 errhint("Pass the name of a file below grownext.key_directory; a key's "
+					 "text is not taken.")));
+}
+
 /* NULL, or why the path cannot be taken. */
 static const char *
 refuse_path(const char *path)
@@ -234,6 +247,7 @@ gn_jwt_key_import(PG_FUNCTION_ARGS)
 						errhint("ALTER SYSTEM SET grownext.key_directory = "
 								"'/etc/grownext/import'; SELECT pg_reload_conf();")));
 	path = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	refuse_key_text(path);
 	why = refuse_path(path);
 	if (why)
 		refuse(path, why);

@@ -161,6 +161,39 @@ my @steps = (
 		],
 	},
 	{
+		function => 'key_import',
+		make => { pasted => "SELECT '-----BEGIN PRIVATE KEY----- ' || held_random() AS pem, held_random() AS d" },
+		call => ["SELECT grownext.key_import('good.pem', 'imported')"],
+		refuse => [
+			"SELECT grownext.key_import('broken.pem', 'imported')",
+			"SELECT grownext.key_import(held('pasted.pem'), 'imported')",
+			"SELECT grownext.key_import(jsonb_build_object('kty', 'OKP', 'd', held('pasted.d'))::text, 'imported')",
+		],
+	},
+	{
+		function => 'invitation_create',
+		as => $service,
+		make => { invitation => "SELECT id AS public_id, token FROM grownext.invitation_create('$tenant', 'bob\@example.com')" },
+		refuse => ["SELECT grownext.invitation_create('$tenant', held('typed.value'))"],
+	},
+	{
+		function => 'invitation_resend',
+		as => $service,
+		make => { resent => "SELECT id AS public_id, token FROM grownext.invitation_resend(held('invitation.public_id')::uuid)" },
+		call => ["SELECT grownext.invitation_message(held('invitation.public_id')::uuid)"],
+	},
+	{
+		function => 'invitation_accept',
+		as => $service,
+		call => ["SELECT grownext.invitation_accept(held('resent.token'), '$other_user')"],
+		refuse => [
+			"SELECT grownext.invitation_accept(held('resent.token'), '$other_user')",
+			"SELECT grownext.invitation_accept(held('invitation.token'), '$other_user')",
+			"SELECT grownext.invitation_accept(held('resent.token') || 'x', '$other_user')",
+			"SELECT grownext.invitation_accept(repeat(held('resent.token'), 1000), '$other_user')",
+		],
+	},
+	{
 		function => 'login_link_create',
 		as => $service,
 		make => { link => "SELECT grownext.login_link_create('ann\@example.com') AS token", second_link => "SELECT grownext.login_link_create('ann\@example.com') AS token" },
@@ -281,6 +314,11 @@ append_to_file("$directory/master.key", 'k1:' . encode_base64(pack('H*', $master
 my $from_file = 'whsec_' . random_hex();
 append_to_file("$directory/secret", "$from_file\n");
 
+mkdir "$directory/keys" or die $!;
+run_log([ 'openssl', 'genpkey', '-algorithm', 'ed25519', '-out', "$directory/keys/good.pem" ]) or die 'no key';
+my ($private) = slurp_file("$directory/keys/good.pem") =~ /^([A-Za-z0-9+\/=]{60,})$/m or die 'no key in the file';
+append_to_file("$directory/keys/broken.pem", slurp_file("$directory/keys/good.pem") =~ s/^M/\*/mr);
+
 my $node = PostgreSQL::Test::Cluster->new('talkative');
 $node->init;
 my $contrib = `pg_config --sharedir`;
@@ -294,6 +332,7 @@ $node->append_conf('postgresql.conf', slurp_file("$ENV{GN_SRC}/test/grownext.con
 $node->append_conf('postgresql.conf', <<CONF);
 shared_preload_libraries = 'grownext, pg_stat_statements, auto_explain'
 grownext.master_key_file = '$directory/master.key'
+grownext.key_directory = '$directory/keys'
 log_statement = all
 log_duration = on
 log_min_duration_statement = 0
@@ -382,6 +421,7 @@ cmp_ok(scalar(keys %secret), '>=', 8, 'secrets were made: ' . join(' ', sort key
 delete @secret{ grep { /\.public_id$/ } keys %secret };
 is(join(' ', grep { length($secret{$_}) < 14 } sort keys %secret), '', 'each long enough to be found');
 $secret{'the stored secret from a file'} = $from_file;
+$secret{'the imported key'} = $private;
 
 # ---- the search --------------------------------------------------------------
 
