@@ -144,6 +144,22 @@ COMMIT;
 SELECT grownext.current_tenant() AS afterwards;
 SQL
 	claim "nobody can set what the verified token set" "$(ask acme_app "SET grownext.context = 'ada'" | sed -n 's/.*ERROR: *//p')" 'permission denied to set parameter "grownext.context"'
+
+	say "" "A script of the tenant gets an API key: shown once, stored as a digest, gone in every open session when it is revoked."
+	api_key=$(ask acme_service "SELECT api_key FROM grownext.api_key_create('nightly export', '{reports.read}', tenant_id => '$acme')")
+	say "    ${api_key%????????????????????????????????}... (the rest is the script's)"
+	show acme_app -v api_key="$api_key" <<'SQL'
+BEGIN;
+SELECT grownext.authenticate_api_key(:'api_key', 'reports.read') ->> 'scope' AS scope, grownext.current_tenant();
+COMMIT;
+SQL
+	claim "a typo is refused without a look-up" "$(ask acme_service "SELECT grownext.api_key_verify('${api_key%?}_') ->> 'code'")" NOT_FOUND
+	ask acme_service "SELECT grownext.api_key_revoke(id) FROM grownext.api_key WHERE name = 'nightly export'" >/dev/null
+	matches "a revoked key is refused" "$(ask acme_service "SELECT grownext.api_key_verify('$api_key') ->> 'valid'")" false
+
+	say "" "What needs a stronger login says so; Ada's password alone does not do."
+	answer=$(ask acme_app "BEGIN; SELECT grownext.authenticate('$token') IS NOT NULL; SELECT grownext.require_step_up('aal2', '15 minutes'); ROLLBACK;")
+	matches "a step that needs a second factor is refused" "$answer" "*ERROR:*aal2*"
 }
 
 rows_stay_apart()
