@@ -14,9 +14,7 @@ LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_tenant_invitation_token';
 COMMENT ON FUNCTION _grownext.tenant_invitation_token(bytea) IS 'The token of an invitation.';
 
 CREATE OR REPLACE FUNCTION _grownext.tenant_token_hash(token text) RETURNS bytea
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT sha256(convert_to(token, 'UTF8'));
-$$;
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_tenant_token_hash';
 COMMENT ON FUNCTION _grownext.tenant_token_hash(text) IS 'What is stored of a token.';
 
 -- The log outlives a person's right to be forgotten, so the address is in the event
@@ -134,6 +132,7 @@ DECLARE
     now CONSTANT timestamptz := _grownext.core_now();
     nonce CONSTANT bytea := _grownext.tenant_nonce();
     token text;
+    hash bytea;
     invitation _grownext.tenant_invitation;
 BEGIN
     IF ttl IS NULL OR ttl <= interval '0' OR ttl > interval '365 days' THEN
@@ -146,9 +145,10 @@ BEGIN
     PERFORM _grownext.tenant_invitation_expire(tenant_id);
     PERFORM _grownext.tenant_invitation_check(tenant_id, CASE WHEN domains IS NULL THEN email END);
     token := _grownext.tenant_invitation_token(nonce);
+    hash := _grownext.tenant_token_hash(token);
     INSERT INTO _grownext.tenant_invitation AS i (tenant_id, email, domains, role, nonce, token_hash, ttl, invited_by, created_at, sent_at, expires_at)
     VALUES (invitation_create.tenant_id, CASE WHEN domains IS NULL THEN invitation_create.email END, domains, invitation_create.role, nonce,
-            _grownext.tenant_token_hash(token), invitation_create.ttl, invitation.invited_by, now, now, now + invitation_create.ttl)
+            hash, invitation_create.ttl, invitation.invited_by, now, now, now + invitation_create.ttl)
     RETURNING i.* INTO invitation;
     PERFORM _grownext.tenant_react('seats.grow', tenant_id, jsonb_build_object('invitation_id', invitation.id));
     PERFORM _grownext.tenant_invitation_record('invitation.created', invitation, NULL);
@@ -186,6 +186,7 @@ DECLARE
     now CONSTANT timestamptz := _grownext.core_now();
     new_nonce CONSTANT bytea := _grownext.tenant_nonce();
     token text;
+    hash bytea;
 BEGIN
     IF invitation.state IN ('accepted', 'revoked') THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('invitation "%s" was %s', id, invitation.state);
@@ -197,8 +198,9 @@ BEGIN
         PERFORM _grownext.tenant_invitation_check(invitation.tenant_id, invitation.email);
     END IF;
     token := _grownext.tenant_invitation_token(new_nonce);
+    hash := _grownext.tenant_token_hash(token);
     UPDATE _grownext.tenant_invitation AS i
-       SET state = 'pending', settled_at = NULL, nonce = new_nonce, token_hash = _grownext.tenant_token_hash(token),
+       SET state = 'pending', settled_at = NULL, nonce = new_nonce, token_hash = hash,
            invited_by = invitation.invited_by, sent_at = now, expires_at = now + i.ttl
      WHERE i.id = invitation.id RETURNING i.* INTO invitation;
     IF NOT has_seat THEN
