@@ -255,6 +255,9 @@ COMMENT ON FUNCTION _grownext.entitlement_invalidate() IS 'Row trigger: answers 
 CREATE OR REPLACE TRIGGER entitlement_feature_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_feature
     FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
 ALTER TABLE _grownext.entitlement_feature ENABLE ALWAYS TRIGGER entitlement_feature_invalidate;
+CREATE OR REPLACE TRIGGER entitlement_free_bundle_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_free_bundle
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
+ALTER TABLE _grownext.entitlement_free_bundle ENABLE ALWAYS TRIGGER entitlement_free_bundle_invalidate;
 CREATE OR REPLACE TRIGGER entitlement_tenant_invalidate AFTER INSERT OR UPDATE OR DELETE ON _grownext.tenant_tenant
     FOR EACH ROW EXECUTE FUNCTION _grownext.entitlement_invalidate('id');
 ALTER TABLE _grownext.tenant_tenant ENABLE ALWAYS TRIGGER entitlement_tenant_invalidate;
