@@ -188,10 +188,10 @@ typedef const GnRecord *(*ParentRecord)(const pg_uuid_t *tenant, TimestampTz at)
 
 static GnRecord *
 compile(const GnRecordKey *key, const pg_uuid_t *user, TimestampTz at,
-		MemoryContext memory, ParentRecord parent_record)
+		const GnChange *change, MemoryContext memory, ParentRecord parent_record)
 {
 	const GnCatalogue *catalogue = gn_catalogue();
-	GnReading *reading = gn_read_tenant(catalogue, &key->tenant, user, at);
+	GnReading *reading = gn_read_tenant(catalogue, &key->tenant, user, at, change);
 	const GnRecord *parent = NULL;
 	GnRecord *record;
 
@@ -232,18 +232,15 @@ gn_record_compile(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at
 {
 	GnRecordKey key = key_of(tenant, user);
 
-	return compile(&key, user, at, CurrentMemoryContext, compiled_parent);
+	return compile(&key, user, at, NULL, CurrentMemoryContext, compiled_parent);
 }
 
-const GnCandidate *
-gn_record_candidates(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at,
-					 int feature)
+GnRecord *
+gn_record_preview(const pg_uuid_t *tenant, TimestampTz at, const GnChange *change)
 {
-	const GnCatalogue *catalogue = gn_catalogue();
+	GnRecordKey key = key_of(tenant, NULL);
 
-	if (feature >= catalogue->count)
-		return NULL;
-	return gn_read_tenant(catalogue, tenant, user, at)->candidates[feature];
+	return compile(&key, NULL, at, change, CurrentMemoryContext, compiled_parent);
 }
 
 /* Caching ------------------------------------------------------------------ */
@@ -335,7 +332,7 @@ fill(const GnRecordKey *key, const pg_uuid_t *user, TimestampTz now)
 		catalogue = gn_catalogue_generation();
 		own = gn_marker_current(&markers[bucket_of(&key->tenant)]);
 		gn_scope_push_snapshot();
-		record = compile(key, user, now, CurrentMemoryContext, cached_parent);
+		record = compile(key, user, now, NULL, CurrentMemoryContext, cached_parent);
 		PopActiveSnapshot();
 		record->scope = scope;
 		record->stamp.catalogue = catalogue;

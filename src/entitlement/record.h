@@ -9,6 +9,7 @@
 #include "pgtime.h"
 
 #include "entitlement/catalogue.h"
+#include "entitlement/compile.h"
 #include "entitlement/resolve.h"
 
 /* Whose record: for a user only if the tenant has grants to single users. */
@@ -66,9 +67,8 @@ gn_record(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz now);
 extern GnRecord *
 gn_record_compile(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at);
 
-/* The candidates of a feature at an instant, for explain. */
-extern const GnCandidate *
-gn_record_candidates(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at,
-					 int feature);
+/* The same, as if a subscription of the tenant had been changed at that instant. */
+extern GnRecord *
+gn_record_preview(const pg_uuid_t *tenant, TimestampTz at, const GnChange *change);
 
 #endif
