@@ -57,7 +57,7 @@ CREATE OR REPLACE FUNCTION _grownext.entitlement_phase_put(subscription _grownex
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM _grownext.entitlement_phase AS p WHERE p.subscription_id = subscription.id AND (p.valid_from >= at OR p.valid_from > _grownext.core_now());
-    UPDATE _grownext.entitlement_phase AS p SET valid_until = at WHERE p.subscription_id = subscription.id AND p.valid_until > _grownext.core_now();
+    UPDATE _grownext.entitlement_phase AS p SET valid_until = at WHERE p.subscription_id = subscription.id AND p.valid_until > least(at, _grownext.core_now());
     INSERT INTO _grownext.entitlement_phase
     SELECT p.*
       FROM _grownext.entitlement_bundle_version AS v
