@@ -101,14 +101,14 @@ DECLARE
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"trial_until":"string","paid_through":"string","anchor":"string","external_id":"string","addon":"boolean"}');
     PERFORM _grownext.entitlement_check_quantity(quantity);
-    IF options ->> 'external_id' = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'external_id must not be empty';
+    IF octet_length(options ->> 'external_id') NOT BETWEEN 1 AND 255 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'external_id must have 1 to 255 bytes';
     END IF;
     PERFORM _grownext.tenant_lock(tenant_id);
-    trial_until := (options ->> 'trial_until')::timestamptz;
+    trial_until := _grownext.entitlement_instant(options, 'trial_until');
     new_id := _grownext.entitlement_subscription_open(tenant_id, options ->> 'external_id', _grownext.entitlement_bundle_latest(bundle),
-        CASE WHEN trial_until > _grownext.core_now() THEN 'trialing' ELSE 'active' END, quantity, (options ->> 'paid_through')::timestamptz,
-        trial_until, (options ->> 'anchor')::timestamptz, NULL, coalesce((options ->> 'addon')::boolean, false));
+        CASE WHEN trial_until > _grownext.core_now() THEN 'trialing' ELSE 'active' END, quantity, _grownext.entitlement_instant(options, 'paid_through'),
+        trial_until, _grownext.entitlement_instant(options, 'anchor'), NULL, coalesce((options ->> 'addon')::boolean, false));
     IF new_id IS NULL THEN
         SELECT s.id, s.tenant_id INTO new_id, holder FROM _grownext.entitlement_subscription AS s WHERE s.external_id = options ->> 'external_id';
         IF holder IS DISTINCT FROM tenant_id THEN
@@ -143,8 +143,8 @@ BEGIN
     before := _grownext.entitlement_subscription_json(id);
 
     UPDATE _grownext.entitlement_subscription AS s
-       SET trial_until = coalesce((options ->> 'trial_until')::timestamptz, s.trial_until),
-           paid_through = coalesce((options ->> 'paid_through')::timestamptz, s.paid_through),
+       SET trial_until = coalesce(_grownext.entitlement_instant(options, 'trial_until'), s.trial_until),
+           paid_through = coalesce(_grownext.entitlement_instant(options, 'paid_through'), s.paid_through),
            ended_at = CASE WHEN (options ->> 'resume')::boolean THEN NULL ELSE s.ended_at END,
            updated_at = _grownext.core_now()
      WHERE s.id = subscription.id RETURNING * INTO subscription;
