@@ -222,6 +222,21 @@ SELECT throws_ok($$ SELECT grownext.domain_claim(acme, 'd101.example') FROM worl
 SELECT set_eq($$ SELECT DISTINCT action FROM grownext.audit_event WHERE action ~ '^(domain|invitation)' $$,
     '{domain.claimed,domain.verified,domain.updated,domain.released,invitation.created,invitation.accepted,invitation.resent,invitation.revoked,invitation.expired}'::text[], 'every change is recorded');
 
+-- Spellings that are one account are one address here, too -----------------------------------
+
+SELECT grownext.user_create(U&'Zo\00EB.K\00FChn@guest.example', id => 'b1000000-0000-4000-8000-00000000000a');
+SELECT is(pg_temp.invite('zoe', owner, U&'ZOE\0308.\212AU\0308HN@Guest.EXAMPLE', 'member'), '00000', 'an address in another spelling: combining, in capitals, with a compatibility letter') FROM world;
+SELECT is(pg_temp.invite('x', owner, U&'zoe\0308.k\00FChn@guest.example', 'member'), '42710', 'is one address') FROM world;
+SELECT is((SELECT email FROM grownext.invitation WHERE id = pg_temp.id('zoe')), U&'ZOE\0308.\212AU\0308HN@Guest.EXAMPLE', 'which is written to as it was given');
+SELECT lives_ok($$ SELECT grownext.invitation_accept(pg_temp.token('zoe'), 'b1000000-0000-4000-8000-00000000000a') $$, 'whose account accepts');
+SELECT is(pg_temp.invite('x', owner, U&'ZOE\0308.K\00DCHN@guest.example', 'member'), '42710', 'and is a member then') FROM world;
+SELECT is(pg_temp.invite('x', owner, U&'bob\200B@guest.example', 'member'), '22023', 'what is no address of an account is none to invite') FROM world;
+
+-- A user without an address
+SELECT grownext.user_create(NULL, id => 'b1000000-0000-4000-8000-00000000000b');
+SELECT is(pg_temp.invite('anyone', owner, '@nobody.example', 'member'), '00000', 'a domain is invited') FROM world;
+SELECT throws_ok($$ SELECT grownext.invitation_accept(pg_temp.token('anyone'), 'b1000000-0000-4000-8000-00000000000b') $$, '42501', 'the invitation is for another email address', 'is in no domain');
+
 SELECT * FROM finish();
 ROLLBACK;
 ALTER SYSTEM RESET grownext.master_key_file;
