@@ -23,6 +23,7 @@ static void
 entitlement_init(void)
 {
 	gn_catalogue_init();
+	gn_stamp_init();
 	gn_record_init();
 	gn_plan_init();
 }

@@ -10,6 +10,7 @@
 
 typedef struct GnCatalogue
 {
+	uint64 serial;     /* tells it apart from every other; not 0 */
 	uint64 generation; /* of the marker, when it was read */
 	GnScope scope;
 	int count; /* ids are dense from 0 */
@@ -26,6 +27,10 @@ extern uint64 gn_catalogue_generation(void);
 
 /* As of now, valid until the next call. Between gn_spi_begin and gn_spi_end. */
 extern const GnCatalogue *gn_catalogue(void);
+
+/* The same if it need not be read, else NULL; anywhere. Messages must have been taken.
+ */
+extern const GnCatalogue *gn_catalogue_cached(void);
 
 /* By name, or NULL. */
 extern const GnFeature *
