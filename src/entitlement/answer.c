@@ -26,6 +26,7 @@ entitlement_init(void)
 	gn_stamp_init();
 	gn_record_init();
 	gn_plan_init();
+	gn_claims_init();
 }
 
 const GnComponent gn_entitlement_component = {

@@ -16,6 +16,8 @@ typedef struct GnFreeBundle
 	TimestampTz valid_until;
 } GnFreeBundle;
 
+#define GN_VERSION_SIZE 12 /* 64 bits as base64url, and a terminator */
+
 typedef struct GnCatalogue
 {
 	uint64 serial;     /* tells it apart from every other; not 0 */
@@ -27,10 +29,12 @@ typedef struct GnCatalogue
 	uint32 *slots;
 	int free_count; /* in the order of time; they do not overlap */
 	GnFreeBundle *free_bundles;
+	char version[GN_VERSION_SIZE]; /* of names and kinds; empty until it is asked for */
 	MemoryContext memory;
 } GnCatalogue;
 
 extern void gn_catalogue_init(void);
+extern void gn_claims_init(void);
 
 /* Counts changes of the catalogue; messages must have been taken. */
 extern uint64 gn_catalogue_generation(void);

@@ -40,6 +40,7 @@ typedef struct GnRecord
 	pg_uuid_t top; /* the topmost tenant, or this one */
 	pg_tz *top_zone;
 	GnDecision *decisions;
+	char version[GN_VERSION_SIZE]; /* of the content; empty until it is asked for */
 	size_t size;
 	dlist_node place; /* among those that are remembered */
 	MemoryContext memory;
