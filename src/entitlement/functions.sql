@@ -318,7 +318,7 @@ BEGIN
     SELECT p.polrelid::regclass AS relation, p.polname, m.match[1] AS feature INTO asked
       FROM pg_policy AS p
      CROSS JOIN LATERAL regexp_matches(concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)),
-                                       'grownext\.entitled\(''([^'']+)''', 'g') AS m (match)
+                                       'grownext\.entitled(?:_tenant)?\(''([^'']+)''', 'g') AS m (match)
      WHERE NOT EXISTS (SELECT FROM _grownext.entitlement_feature AS f WHERE f.feature = m.match[1])
      ORDER BY 1, 2, 3 LIMIT 1;
     IF asked.feature IS NOT NULL THEN
