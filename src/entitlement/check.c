@@ -169,6 +169,7 @@ is_entitled(Site *site, const pg_uuid_t *tenant, const text *feature)
 	size_t length = VARSIZE_ANY_EXHDR(feature);
 	const GnCatalogue *catalogue;
 	const GnRecord *record;
+	uint8 flags;
 	int id;
 
 	gn_cache_catch_up();
@@ -177,10 +178,12 @@ is_entitled(Site *site, const pg_uuid_t *tenant, const text *feature)
 	if (unlikely(record == NULL || catalogue == NULL))
 		record = read_record(tenant, &catalogue);
 	id = find_feature(site, catalogue, name, length);
-	if (id < 0 || id >= record->count || !(record->flags[id] & GN_FLAG_ALLOWED))
+	if (id < 0 || id >= record->count)
 		return false;
-	return !(record->flags[id] & GN_FLAG_COUNTED) ||
-		   counted_answer(tenant, name, length);
+	flags = record->flags[id];
+	if (flags & GN_FLAG_ALLOWED && flags & GN_FLAG_COUNTED)
+		return counted_answer(tenant, name, length);
+	return (flags & GN_FLAG_ALLOWED) != 0;
 }
 
 /* SQL: grownext.entitled(feature text, tenant_id uuid) */
