@@ -157,6 +157,7 @@ GRANT EXECUTE ON FUNCTION
 -- who may give units back or change what is granted, could grant himself anything
 GRANT EXECUTE ON FUNCTION
     grownext.product_define(text, text), grownext.feature_define(text, text, text, jsonb), grownext.bundle_define(text, jsonb, jsonb),
+    grownext.bundle_migrate(text, int, uuid, text), grownext.subscription_preview(uuid, text, int),
     grownext.subscription_start(uuid, text, int, jsonb), grownext.subscription_change(uuid, text, int, text, jsonb), grownext.subscription_end(uuid, text),
     grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
     grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid)
@@ -166,6 +167,7 @@ GRANT EXECUTE ON FUNCTION
     TO grownext_admin, grownext_service, grownext_user;
 GRANT EXECUTE ON FUNCTION grownext.policy_lint() TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
+GRANT USAGE ON TYPE grownext.subscription_effect TO grownext_admin, grownext_service;
 GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result, grownext.entitlement_claims_state TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;

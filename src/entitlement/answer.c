@@ -182,6 +182,14 @@ gn_entitlement_answer(const GnQuestion *question, bool with_usage, MemoryContext
 		question->as_of
 			? gn_record_compile(&question->tenant, question->user, question->at)
 			: gn_record(&question->tenant, question->user, question->at);
+
+	return gn_entitlement_answer_from(record, question, with_usage, memory, count);
+}
+
+GnAnswer *
+gn_entitlement_answer_from(const GnRecord *record, const GnQuestion *question,
+						   bool with_usage, MemoryContext memory, int *count)
+{
 	const GnCatalogue *catalogue = gn_catalogue();
 	GnAnswer *answers;
 

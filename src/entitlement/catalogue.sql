@@ -171,9 +171,16 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'features must be a JSON object',
             HINT = 'Such as {"reports.export": true, "api.calls": {"quota": 1000, "period": "month"}}.';
     END IF;
-    new_grace := coalesce((options ->> 'grace')::interval, '0');
-    IF new_grace < '0' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'grace must not be negative';
+    -- an audit event holds the old and the new ones
+    IF octet_length(features::text) > 500000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded', MESSAGE = format('the features of bundle "%s" are larger than 500000 bytes', bundle),
+            HINT = 'Sell the rest as another bundle, an add-on.';
+    ELSIF options ->> 'name' = '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('the name of bundle "%s" must not be empty', bundle);
+    END IF;
+    new_grace := coalesce(_grownext.jwt_interval_option(options, 'grace'), '0');
+    IF new_grace NOT BETWEEN '0' AND '100 years' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'grace must be 0 to 100 years';
     END IF;
 
     -- one definition at a time: versions have no gap, and one bundle is the default

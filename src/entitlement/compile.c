@@ -144,23 +144,40 @@ read_overrides(GnReading *reading, const pg_uuid_t *tenant, const pg_uuid_t *use
 }
 
 /* A phase of a bundle without features is read, too: it is a subscription. */
-static void
-read_phases(GnReading *reading, const pg_uuid_t *tenant)
+#define PHASES_OF(source)                                                              \
+	"SELECT b.feature_id, p.quantity, p.anchor, p.subscription_id, p.version_id,"      \
+	" p.valid_from, p.valid_until, p.live_until, p.addon, " GN_SETTING_COLUMNS(        \
+		"b.setting") " FROM " source " AS p"                                           \
+					 " LEFT JOIN _grownext.entitlement_bundle_feature AS b"            \
+					 " ON b.version_id = p.version_id"                                 \
+					 " WHERE p.tenant_id = $1 AND p.live AND p.valid_until > $2"       \
+					 " AND p.live_until > $2"                                          \
+					 " ORDER BY b.feature_id, p.addon, p.valid_from,"                  \
+					 " p.subscription_id"
+
+static uint64
+execute_phases(const GnReading *reading, const pg_uuid_t *tenant,
+			   const GnChange *change)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT b.feature_id, p.quantity, p.anchor, p.subscription_id, p.version_id,"
-		" p.valid_from, p.valid_until, p.live_until, p.addon, " GN_SETTING_COLUMNS(
-			"b.setting") " FROM _grownext.entitlement_phase AS p"
-						 " LEFT JOIN _grownext.entitlement_bundle_feature AS b ON "
-						 "b.version_id = p.version_id"
-						 " WHERE p.tenant_id = $1 AND p.live AND p.valid_until > $2 "
-						 "AND p.live_until > "
-						 "$2"
-						 " ORDER BY b.feature_id, p.addon, p.valid_from, "
-						 "p.subscription_id",
-		UUIDOID, TIMESTAMPTZOID);
-	Datum values[2] = {UUIDPGetDatum(tenant), TimestampTzGetDatum(reading->at)};
-	uint64 rows = gn_spi_execute(&query, values, NULL, true);
+	static GnQuery as_is =
+		GN_QUERY(PHASES_OF("_grownext.entitlement_phase"), UUIDOID, TIMESTAMPTZOID);
+	static GnQuery as_if =
+		GN_QUERY(PHASES_OF("_grownext.entitlement_phase_if($1, $2, $3, $4, $5)"),
+				 UUIDOID, TIMESTAMPTZOID, UUIDOID, INT4OID, INT4OID);
+	Datum values[5] = {UUIDPGetDatum(tenant), TimestampTzGetDatum(reading->at)};
+
+	if (change == NULL)
+		return gn_spi_execute(&as_is, values, NULL, true);
+	values[2] = UUIDPGetDatum(&change->subscription);
+	values[3] = Int32GetDatum(change->version_id);
+	values[4] = Int32GetDatum(change->quantity);
+	return gn_spi_execute(&as_if, values, NULL, true);
+}
+
+static void
+read_phases(GnReading *reading, const pg_uuid_t *tenant, const GnChange *change)
+{
+	uint64 rows = execute_phases(reading, tenant, change);
 
 	for (uint64 i = 0; i < rows; i++)
 	{
@@ -229,7 +246,7 @@ read_free_bundle(GnReading *reading)
 
 GnReading *
 gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
-			   const pg_uuid_t *user, TimestampTz at)
+			   const pg_uuid_t *user, TimestampTz at, const GnChange *change)
 {
 	GnReading *reading = palloc0(sizeof(GnReading));
 
@@ -242,7 +259,7 @@ gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
 	if (reading->state == GN_TENANT_ACTIVE)
 	{
 		read_overrides(reading, tenant, user);
-		read_phases(reading, tenant);
+		read_phases(reading, tenant, change);
 		if (!reading->subscribed)
 			read_free_bundle(reading);
 	}

@@ -26,8 +26,18 @@ typedef struct GnReading
 	GnCandidate **last;
 } GnReading;
 
-/* Between gn_spi_begin and gn_spi_end, under the active snapshot. */
-extern GnReading *gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
-								 const pg_uuid_t *user, TimestampTz at);
+/* A subscription as if it had been changed at the instant that is asked about. */
+typedef struct GnChange
+{
+	pg_uuid_t subscription;
+	int version_id;
+	int quantity;
+} GnChange;
+
+/* Between gn_spi_begin and gn_spi_end, under the active snapshot; change may be NULL.
+ */
+extern GnReading *
+gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
+			   const pg_uuid_t *user, TimestampTz at, const GnChange *change);
 
 #endif

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/uuid.h"
 
 #include "core/component.h"
@@ -44,8 +45,18 @@ typedef struct GnAnswer
 extern GnAnswer *gn_entitlement_answer(const GnQuestion *question, bool with_usage,
 									   MemoryContext memory, int *count);
 
+/* The same from a record that the caller compiled. */
+struct GnRecord;
+extern GnAnswer *
+gn_entitlement_answer_from(const struct GnRecord *record, const GnQuestion *question,
+						   bool with_usage, MemoryContext memory, int *count);
+
 /* What is left of a quota, never below zero; false: unlimited. */
 extern bool gn_entitlement_remaining(const GnAnswer *answer, int64 *remaining);
+
+/* What a setting says, as jsonb that bundle_define() takes. */
+extern void
+gn_append_setting(StringInfo json, const GnFeature *feature, const GnSetting *setting);
 
 /* Arguments of questions: the user of the caller's context, or NULL; now for NULL. */
 extern const pg_uuid_t *gn_context_user(pg_uuid_t *space);

@@ -60,10 +60,9 @@ append_instant(StringInfo json, const char *key, TimestampTz instant)
 											TIMESTAMPTZOID, NULL));
 }
 
-static void
-append_setting(StringInfo json, const GnFeature *feature, const GnSetting *setting)
+void
+gn_append_setting(StringInfo json, const GnFeature *feature, const GnSetting *setting)
 {
-	appendStringInfoString(json, ", \"says\": ");
 	if (!setting->enabled)
 		appendStringInfoString(json, "false");
 	else if (feature->kind == GN_KIND_BOOLEAN)
@@ -84,6 +83,13 @@ append_setting(StringInfo json, const GnFeature *feature, const GnSetting *setti
 							 setting->soft ? "true" : "false");
 		appendStringInfoChar(json, '}');
 	}
+}
+
+static void
+append_says(StringInfo json, const GnFeature *feature, const GnSetting *setting)
+{
+	appendStringInfoString(json, ", \"says\": ");
+	gn_append_setting(json, feature, setting);
 }
 
 /* Name and version of the bundle that a subscription means. */
@@ -145,7 +151,7 @@ append_candidate(StringInfo json, const GnFeature *feature,
 	if (candidate->source == GN_SOURCE_TENANT_ADD)
 		appendStringInfoString(json, ", \"adds\": true");
 	if (candidate->source != GN_SOURCE_BLOCK)
-		append_setting(json, feature, &candidate->setting);
+		append_says(json, feature, &candidate->setting);
 	append_instant(json, "valid_from", candidate->valid_from);
 	append_instant(json, "valid_until", candidate->valid_until);
 	appendStringInfoChar(json, '}');
@@ -187,7 +193,7 @@ append_answer(StringInfo json, const GnQuestion *question, const GnAnswer *answe
 	if (answer->decision.reason)
 		appendStringInfo(json, ", \"reason\": \"%s\"", answer->decision.reason);
 	if (answer->known && answer->decision.decided)
-		append_setting(json, answer->known, &answer->decision.setting);
+		append_says(json, answer->known, &answer->decision.setting);
 	if (answer->counted)
 	{
 		appendStringInfo(json, ", \"used\": " INT64_FORMAT, answer->used);
@@ -206,8 +212,8 @@ append_steps(StringInfo json, const GnQuestion *question)
 	const GnCatalogue *catalogue = gn_catalogue();
 	const GnFeature *feature =
 		gn_catalogue_find(catalogue, question->feature, strlen(question->feature));
-	GnReading *reading =
-		gn_read_tenant(catalogue, &question->tenant, question->user, question->at);
+	GnReading *reading = gn_read_tenant(catalogue, &question->tenant, question->user,
+										question->at, NULL);
 	const GnCandidate *candidates = feature ? reading->candidates[feature->id] : NULL;
 	const GnRecord *parent = NULL;
 	GnTrace trace = {0};

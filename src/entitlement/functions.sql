@@ -77,6 +77,25 @@ END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_value(_grownext.entitlement_feature, jsonb) IS 'Reads what is said about a feature; raises if it does not fit the feature''s kind.';
 
+-- An instant of an options object; NULL when it is not there. In these years no sum with
+-- a grace or a period overflows.
+CREATE OR REPLACE FUNCTION _grownext.entitlement_instant(options jsonb, option text) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    instant timestamptz;
+BEGIN
+    instant := (options ->> option)::timestamptz;
+    IF instant < '0001-01-01' OR instant >= '10000-01-01' THEN
+        RAISE datetime_field_overflow;
+    END IF;
+    RETURN instant;
+EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR invalid_parameter_value THEN
+    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('option "%s" must be a timestamp', option),
+        HINT = 'Write it as ''2030-01-31 00:00:00+00'', in the years 1 to 9999.';
+END
+$$;
+COMMENT ON FUNCTION _grownext.entitlement_instant(jsonb, text) IS 'An option as an instant; raises 22023 when it is none.';
+
 CREATE OR REPLACE FUNCTION _grownext.entitlement_period(period text, anchor timestamptz, time_zone text, at timestamptz) RETURNS timestamptz[]
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_period';
 COMMENT ON FUNCTION _grownext.entitlement_period(text, timestamptz, text, timestamptz) IS 'Start and end of the period that contains an instant; a NULL anchor means the calendar.';

@@ -94,10 +94,10 @@ decide(GnRecord *record, const GnReading *reading, const GnRecord *parent)
 
 GnRecord *
 gn_record_make(const GnRecordKey *key, const pg_uuid_t *user, TimestampTz at,
-			   GnRecordParent parent_record)
+			   const GnChange *change, GnRecordParent parent_record)
 {
 	const GnCatalogue *catalogue = gn_catalogue();
-	GnReading *reading = gn_read_tenant(catalogue, &key->tenant, user, at);
+	GnReading *reading = gn_read_tenant(catalogue, &key->tenant, user, at, change);
 	const GnRecord *parent = NULL;
 	GnRecord *record;
 
@@ -128,16 +128,13 @@ gn_record_compile(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at
 {
 	GnRecordKey key = gn_record_key(tenant, user);
 
-	return gn_record_make(&key, user, at, compiled_parent);
+	return gn_record_make(&key, user, at, NULL, compiled_parent);
 }
 
-const GnCandidate *
-gn_record_candidates(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at,
-					 int feature)
+GnRecord *
+gn_record_preview(const pg_uuid_t *tenant, TimestampTz at, const GnChange *change)
 {
-	const GnCatalogue *catalogue = gn_catalogue();
+	GnRecordKey key = gn_record_key(tenant, NULL);
 
-	if (feature >= catalogue->count)
-		return NULL;
-	return gn_read_tenant(catalogue, tenant, user, at)->candidates[feature];
+	return gn_record_make(&key, NULL, at, change, compiled_parent);
 }

@@ -9,6 +9,7 @@
 #include "pgtime.h"
 
 #include "entitlement/catalogue.h"
+#include "entitlement/compile.h"
 #include "entitlement/resolve.h"
 
 /* Whose record: for a user only if the tenant has grants to single users. */
@@ -63,18 +64,18 @@ gn_record_key(const pg_uuid_t *tenant, const pg_uuid_t *user)
 	return key;
 }
 
-/* As of any instant, in the current memory context. */
-extern GnRecord *gn_record_make(const GnRecordKey *key, const pg_uuid_t *user,
-								TimestampTz at, GnRecordParent parent_record);
+/* As of any instant, in the current memory context; change is of a preview, or NULL. */
+extern GnRecord *
+gn_record_make(const GnRecordKey *key, const pg_uuid_t *user, TimestampTz at,
+			   const GnChange *change, GnRecordParent parent_record);
 
 /* The same with the parents' made for it: nothing is cached. */
 extern GnRecord *
 gn_record_compile(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at);
 
-/* The candidates of a feature at an instant, for explain. */
-extern const GnCandidate *
-gn_record_candidates(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at,
-					 int feature);
+/* The same, as if a subscription of the tenant had been changed at that instant. */
+extern GnRecord *
+gn_record_preview(const pg_uuid_t *tenant, TimestampTz at, const GnChange *change);
 
 /* Remembered; record_cache.c ------------------------------------------------ */
 

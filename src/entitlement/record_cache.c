@@ -162,7 +162,7 @@ fill(const GnRecordKey *key, const pg_uuid_t *user, TimestampTz now)
 		catalogue = gn_catalogue_generation();
 		own = gn_stamp_generation(gn_stamp_bucket(&key->tenant));
 		gn_scope_push_snapshot();
-		record = gn_record_make(key, user, now, cached_parent);
+		record = gn_record_make(key, user, now, NULL, cached_parent);
 		PopActiveSnapshot();
 		record->scope = scope;
 		record->stamp.catalogue = catalogue;

@@ -14,7 +14,8 @@ CREATE OR REPLACE VIEW _grownext.entitlement_subscription_now AS
       LEFT JOIN LATERAL (
             SELECT w.bundle, w.version, f.quantity, f.valid_from
               FROM _grownext.entitlement_phase AS f JOIN _grownext.entitlement_bundle_version AS w ON w.id = f.version_id
-             WHERE f.subscription_id = s.id AND f.valid_from > _grownext.core_now() ORDER BY f.valid_from LIMIT 1) AS n ON true;
+             WHERE f.subscription_id = s.id AND f.valid_from > _grownext.core_now() AND (f.version_id, f.quantity) <> (p.version_id, p.quantity)
+             ORDER BY f.valid_from LIMIT 1) AS n ON true;
 COMMENT ON VIEW _grownext.entitlement_subscription_now IS 'Subscriptions as they are now.';
 
 CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_json(id uuid) RETURNS jsonb
@@ -23,96 +24,40 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_subscription_json(uuid) IS 'A subscription as jsonb, for events and audit.';
 
--- Until when a subscription entitles, if its status does.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_live_until(trial_until timestamptz, paid_through timestamptz, grace interval) RETURNS timestamptz
-LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT coalesce(greatest(trial_until, paid_through + grace), 'infinity') $$;
-COMMENT ON FUNCTION _grownext.entitlement_live_until(timestamptz, timestamptz, interval) IS 'The later of trial_until and paid_through plus grace; infinity with neither.';
-
--- Locks a subscription that must exist.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_lock(id uuid) RETURNS _grownext.entitlement_subscription
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- A subscription that must exist.
+CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_get(id uuid) RETURNS _grownext.entitlement_subscription
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     subscription _grownext.entitlement_subscription;
 BEGIN
-    SELECT * INTO subscription FROM _grownext.entitlement_subscription AS s WHERE s.id = entitlement_subscription_lock.id FOR NO KEY UPDATE;
+    SELECT * INTO subscription FROM _grownext.entitlement_subscription AS s WHERE s.id = entitlement_subscription_get.id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('subscription "%s" does not exist', coalesce(id::text, 'NULL'));
     END IF;
     RETURN subscription;
 END
 $$;
+COMMENT ON FUNCTION _grownext.entitlement_subscription_get(uuid) IS 'A subscription; raises if there is none.';
+
+CREATE OR REPLACE FUNCTION _grownext.entitlement_subscription_lock(id uuid) RETURNS _grownext.entitlement_subscription
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM _grownext.entitlement_subscription AS s WHERE s.id = entitlement_subscription_lock.id FOR NO KEY UPDATE;
+    RETURN _grownext.entitlement_subscription_get(id);
+END
+$$;
 COMMENT ON FUNCTION _grownext.entitlement_subscription_lock(uuid) IS 'Locks and returns a subscription; raises if there is none.';
 
--- From an instant on the subscription means this version in this quantity; what was
--- scheduled for later is withdrawn.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_phase_put(subscription _grownext.entitlement_subscription, at timestamptz, version_id int, quantity int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    DELETE FROM _grownext.entitlement_phase AS p WHERE p.subscription_id = subscription.id AND p.valid_from >= at;
-    UPDATE _grownext.entitlement_phase AS p SET valid_until = at WHERE p.subscription_id = subscription.id AND p.valid_until > at;
-    INSERT INTO _grownext.entitlement_phase (subscription_id, tenant_id, valid_from, valid_until, version_id, quantity, live, live_until, anchor, addon)
-    SELECT subscription.id, subscription.tenant_id, at, coalesce(subscription.ended_at, 'infinity'), v.id, entitlement_phase_put.quantity,
-           subscription.live,
-           _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace),
-           subscription.anchor, subscription.addon
-      FROM _grownext.entitlement_bundle_version AS v
-     WHERE v.id = entitlement_phase_put.version_id AND at < coalesce(subscription.ended_at, 'infinity');
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_phase_put(_grownext.entitlement_subscription, timestamptz, int, int) IS 'Begins a phase of a subscription at an instant.';
-
--- Brings the phases that are not over in line with status, dates and end of the
--- subscription. A status that begins or stops to entitle begins a phase.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_phase_refresh(subscription _grownext.entitlement_subscription) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    at CONSTANT timestamptz := _grownext.core_now();
-    ends_at CONSTANT timestamptz := coalesce(subscription.ended_at, 'infinity');
-    last_phase _grownext.entitlement_phase;
-BEGIN
-    DELETE FROM _grownext.entitlement_phase AS p WHERE p.subscription_id = subscription.id AND p.valid_from >= ends_at;
-    SELECT * INTO last_phase FROM _grownext.entitlement_phase AS p WHERE p.subscription_id = subscription.id ORDER BY p.valid_from DESC LIMIT 1;
-    UPDATE _grownext.entitlement_phase AS p SET valid_until = ends_at
-     WHERE p.subscription_id = subscription.id AND p.valid_from = last_phase.valid_from AND p.valid_until > at AND p.valid_until <> ends_at;
-    WITH over AS (
-        UPDATE _grownext.entitlement_phase AS p SET valid_until = at
-         WHERE p.subscription_id = subscription.id AND p.valid_from < at AND p.valid_until > at AND p.live <> subscription.live
-        RETURNING p.*)
-    INSERT INTO _grownext.entitlement_phase (subscription_id, tenant_id, valid_from, valid_until, version_id, quantity, live, live_until, anchor, addon)
-    SELECT o.subscription_id, o.tenant_id, at, least((SELECT min(n.valid_from) FROM _grownext.entitlement_phase AS n
-                                                       WHERE n.subscription_id = o.subscription_id AND n.valid_from > at), ends_at),
-           o.version_id, o.quantity, subscription.live, o.live_until, o.anchor, o.addon
-      FROM over AS o;
-    UPDATE _grownext.entitlement_phase AS p
-       SET live = subscription.live, anchor = subscription.anchor,
-           live_until = _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace)
-      FROM _grownext.entitlement_bundle_version AS v
-     WHERE v.id = p.version_id AND p.subscription_id = subscription.id AND p.valid_until > at
-       AND (p.live, p.anchor, p.live_until) IS DISTINCT FROM
-           (subscription.live, subscription.anchor, _grownext.entitlement_live_until(subscription.trial_until, subscription.paid_through, v.grace));
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_phase_refresh(_grownext.entitlement_subscription) IS 'Brings a subscription''s phases in line with its status, dates and end.';
-
--- now, or the end of what is paid: paid_through, the trial, else the month from the anchor.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_effective_at(subscription _grownext.entitlement_subscription, at text) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION _grownext.entitlement_check_running(subscription _grownext.entitlement_subscription) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    now CONSTANT timestamptz := _grownext.core_now();
 BEGIN
-    IF at = 'now' THEN
-        RETURN now;
-    ELSIF at IS DISTINCT FROM 'period_end' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"at" cannot be "%s"', coalesce(at, 'NULL')),
-            HINT = 'Use now or period_end.';
-    ELSIF subscription.paid_through IS NOT NULL OR subscription.trial_until IS NOT NULL THEN
-        RETURN greatest(now, subscription.paid_through, subscription.trial_until);
+    IF subscription.ended_at <= _grownext.core_now() THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('subscription "%s" has ended', subscription.id),
+            HINT = 'Start another one: SELECT grownext.subscription_start(tenant_id, bundle);';
     END IF;
-    RETURN (_grownext.entitlement_period('month', subscription.anchor,
-        (SELECT t.time_zone FROM _grownext.tenant_tenant AS t WHERE t.id = subscription.tenant_id), now))[2];
 END
 $$;
-COMMENT ON FUNCTION _grownext.entitlement_effective_at(_grownext.entitlement_subscription, text) IS 'The instant that now or period_end means for a subscription.';
+COMMENT ON FUNCTION _grownext.entitlement_check_running(_grownext.entitlement_subscription) IS 'Raises on a subscription that has ended.';
 
 CREATE OR REPLACE FUNCTION _grownext.entitlement_check_quantity(quantity int) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -156,14 +101,14 @@ DECLARE
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"trial_until":"string","paid_through":"string","anchor":"string","external_id":"string","addon":"boolean"}');
     PERFORM _grownext.entitlement_check_quantity(quantity);
-    IF options ->> 'external_id' = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'external_id must not be empty';
+    IF octet_length(options ->> 'external_id') NOT BETWEEN 1 AND 255 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'external_id must have 1 to 255 bytes';
     END IF;
     PERFORM _grownext.tenant_lock(tenant_id);
-    trial_until := (options ->> 'trial_until')::timestamptz;
+    trial_until := _grownext.entitlement_instant(options, 'trial_until');
     new_id := _grownext.entitlement_subscription_open(tenant_id, options ->> 'external_id', _grownext.entitlement_bundle_latest(bundle),
-        CASE WHEN trial_until > _grownext.core_now() THEN 'trialing' ELSE 'active' END, quantity, (options ->> 'paid_through')::timestamptz,
-        trial_until, (options ->> 'anchor')::timestamptz, NULL, coalesce((options ->> 'addon')::boolean, false));
+        CASE WHEN trial_until > _grownext.core_now() THEN 'trialing' ELSE 'active' END, quantity, _grownext.entitlement_instant(options, 'paid_through'),
+        trial_until, _grownext.entitlement_instant(options, 'anchor'), NULL, coalesce((options ->> 'addon')::boolean, false));
     IF new_id IS NULL THEN
         SELECT s.id, s.tenant_id INTO new_id, holder FROM _grownext.entitlement_subscription AS s WHERE s.external_id = options ->> 'external_id';
         IF holder IS DISTINCT FROM tenant_id THEN
@@ -194,15 +139,12 @@ BEGIN
         version_id := _grownext.entitlement_bundle_latest(bundle);
     END IF;
     subscription := _grownext.entitlement_subscription_lock(id);
-    IF subscription.ended_at <= _grownext.core_now() THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('subscription "%s" has ended', id),
-            HINT = 'Start another one: SELECT grownext.subscription_start(tenant_id, bundle);';
-    END IF;
+    PERFORM _grownext.entitlement_check_running(subscription);
     before := _grownext.entitlement_subscription_json(id);
 
     UPDATE _grownext.entitlement_subscription AS s
-       SET trial_until = coalesce((options ->> 'trial_until')::timestamptz, s.trial_until),
-           paid_through = coalesce((options ->> 'paid_through')::timestamptz, s.paid_through),
+       SET trial_until = coalesce(_grownext.entitlement_instant(options, 'trial_until'), s.trial_until),
+           paid_through = coalesce(_grownext.entitlement_instant(options, 'paid_through'), s.paid_through),
            ended_at = CASE WHEN (options ->> 'resume')::boolean THEN NULL ELSE s.ended_at END,
            updated_at = _grownext.core_now()
      WHERE s.id = subscription.id RETURNING * INTO subscription;
@@ -212,8 +154,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('subscription "%s" ends before the change', id),
             HINT = 'Pass {"resume": true} in options to withdraw the end.';
     END IF;
-    SELECT * INTO phase FROM _grownext.entitlement_phase AS p
-     WHERE p.subscription_id = subscription.id AND p.valid_from <= _grownext.core_now() AND p.valid_until > _grownext.core_now();
+    phase := _grownext.entitlement_phase_at(subscription.id, _grownext.core_now());
     IF coalesce(version_id, phase.version_id) <> phase.version_id OR coalesce(quantity, phase.quantity) <> phase.quantity THEN
         PERFORM _grownext.entitlement_phase_put(subscription, effective, coalesce(version_id, phase.version_id), coalesce(quantity, phase.quantity));
     ELSIF bundle IS NOT NULL OR quantity IS NOT NULL THEN
@@ -290,8 +231,7 @@ BEGIN
            ended_at = entitlement_subscription_apply.ends_at, updated_at = now
      WHERE s.id = subscription.id RETURNING * INTO subscription;
     PERFORM _grownext.entitlement_phase_refresh(subscription);
-    SELECT * INTO phase FROM _grownext.entitlement_phase AS p
-     WHERE p.subscription_id = subscription.id AND p.valid_from <= now AND p.valid_until > now;
+    phase := _grownext.entitlement_phase_at(subscription.id, now);
     IF phase.quantity <> quantity
        OR bundle IS DISTINCT FROM (SELECT v.bundle FROM _grownext.entitlement_bundle_version AS v WHERE v.id = phase.version_id) THEN
         PERFORM _grownext.entitlement_phase_put(subscription, now,

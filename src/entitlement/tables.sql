@@ -36,6 +36,13 @@ COMMENT ON TYPE grownext.entitlement_claims_state IS 'What the entitlements in a
 CREATE TYPE grownext.policy_problem AS (relation text, policy text, problem text, hint text);
 COMMENT ON TYPE grownext.policy_problem IS 'What policy_lint() found, and what mends it.';
 
+CREATE TYPE grownext.subscription_effect AS (
+    feature    text,
+    before     jsonb,
+    after      jsonb,
+    over_limit boolean);
+COMMENT ON TYPE grownext.subscription_effect IS 'What a change of a subscription changes of a feature, as a bundle would say it.';
+
 -- What a catalogue, a bundle or a grant says about a feature, in the form the resolver
 -- reads. quota NULL with enabled: unlimited. Built by entitlement_value() alone.
 CREATE TYPE _grownext.entitlement_setting AS (

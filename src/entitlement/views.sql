@@ -12,7 +12,8 @@ COMMENT ON VIEW grownext.feature IS 'Features.';
 CREATE OR REPLACE VIEW grownext.bundle WITH (security_barrier) AS
     SELECT v.bundle, b.name, v.version, v.features, v.grace, v.created_at,
            v.version = max(v.version) OVER (PARTITION BY v.bundle) AS latest,
-           v.id IS NOT DISTINCT FROM (SELECT _grownext.entitlement_free_version()) AS "default"
+           EXISTS (SELECT FROM _grownext.entitlement_free_bundle AS f
+                    WHERE f.version_id = v.id AND f.valid_from <= _grownext.core_now() AND f.valid_until > _grownext.core_now()) AS "default"
       FROM _grownext.entitlement_bundle_version AS v
       JOIN _grownext.entitlement_bundle AS b ON b.bundle = v.bundle;
 COMMENT ON VIEW grownext.bundle IS 'All versions of all bundles.';

@@ -86,7 +86,7 @@ DECLARE
 BEGIN
     IF email IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'email must not be null';
-    ELSIF length(email) > 2600 OR NOT starts_with(email, '@') AND (email !~ '^[^@[:space:]]+@[^@[:space:]]+$' OR length(email) > 320) THEN
+    ELSIF length(email) > 2600 OR NOT starts_with(email, '@') AND _grownext.account_email_key(email) IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'that is not an email address',
             HINT = 'Pass an address, or domains such as "@example.com, @example.net".';
     ELSIF NOT starts_with(email, '@') THEN
@@ -107,18 +107,18 @@ $$;
 COMMENT ON FUNCTION _grownext.tenant_invitation_domains(text) IS 'The domains that an invitation is bound to; NULL if it is bound to an address.';
 
 -- Raises if an address is a member's or has been invited already; the tenant is locked.
-CREATE OR REPLACE FUNCTION _grownext.tenant_invitation_check(tenant_id uuid, email text) RETURNS void
+CREATE OR REPLACE FUNCTION _grownext.tenant_invitation_check(tenant_id uuid, email_key text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     pending CONSTANT uuid := (SELECT i.id FROM _grownext.tenant_invitation AS i
-                               WHERE i.tenant_id = tenant_invitation_check.tenant_id AND lower(i.email) = lower(tenant_invitation_check.email)
+                               WHERE i.tenant_id = tenant_invitation_check.tenant_id AND i.email_key = tenant_invitation_check.email_key
                                  AND i.state = 'pending');
 BEGIN
     IF pending IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = 'that address has been invited already',
             HINT = format('SELECT * FROM grownext.invitation_resend(%L);', pending);
     ELSIF EXISTS (SELECT FROM _grownext.tenant_member AS m JOIN _grownext.account_user AS u ON u.id = m.user_id
-                   WHERE m.tenant_id = tenant_invitation_check.tenant_id AND lower(u.email) = lower(tenant_invitation_check.email)) THEN
+                   WHERE m.tenant_id = tenant_invitation_check.tenant_id AND u.email_key = tenant_invitation_check.email_key) THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = 'that address belongs to a member';
     END IF;
 END
@@ -129,6 +129,7 @@ CREATE OR REPLACE FUNCTION grownext.invitation_create(tenant_id uuid, email text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     domains CONSTANT text[] := _grownext.tenant_invitation_domains(email);
+    email_key CONSTANT text := CASE WHEN domains IS NULL THEN _grownext.account_email_key(email) END;
     now CONSTANT timestamptz := _grownext.core_now();
     nonce CONSTANT bytea := _grownext.tenant_nonce();
     token text;
@@ -143,11 +144,11 @@ BEGIN
     PERFORM _grownext.tenant_check_role(tenant_id, role);
     invitation.invited_by := _grownext.tenant_inviter(tenant_id, role);
     PERFORM _grownext.tenant_invitation_expire(tenant_id);
-    PERFORM _grownext.tenant_invitation_check(tenant_id, CASE WHEN domains IS NULL THEN email END);
+    PERFORM _grownext.tenant_invitation_check(tenant_id, email_key);
     token := _grownext.tenant_invitation_token(nonce);
     hash := _grownext.tenant_token_hash(token);
-    INSERT INTO _grownext.tenant_invitation AS i (tenant_id, email, domains, role, nonce, token_hash, ttl, invited_by, created_at, sent_at, expires_at)
-    VALUES (invitation_create.tenant_id, CASE WHEN domains IS NULL THEN invitation_create.email END, domains, invitation_create.role, nonce,
+    INSERT INTO _grownext.tenant_invitation AS i (tenant_id, email, email_key, domains, role, nonce, token_hash, ttl, invited_by, created_at, sent_at, expires_at)
+    VALUES (invitation_create.tenant_id, CASE WHEN domains IS NULL THEN invitation_create.email END, email_key, domains, invitation_create.role, nonce,
             hash, invitation_create.ttl, invitation.invited_by, now, now, now + invitation_create.ttl)
     RETURNING i.* INTO invitation;
     PERFORM _grownext.tenant_react('seats.grow', tenant_id, jsonb_build_object('invitation_id', invitation.id));
@@ -304,9 +305,9 @@ BEGIN
     PERFORM _grownext.tenant_invitation_check_inviter(invitation);
     PERFORM _grownext.tenant_check_role(invitation.tenant_id, invitation.role);
     PERFORM _grownext.tenant_check_user(user_id);
-    SELECT lower(u.email) INTO address FROM _grownext.account_user AS u WHERE u.id = invitation_accept.user_id;
-    IF address IS DISTINCT FROM lower(invitation.email)
-       AND NOT coalesce(substring(address FROM '[^@]+$') = ANY (invitation.domains), false) THEN
+    SELECT u.email_key INTO address FROM _grownext.account_user AS u WHERE u.id = invitation_accept.user_id;
+    -- a user without an address is invited by none
+    IF NOT coalesce(address = invitation.email_key OR substring(address FROM '[^@]+$') = ANY (invitation.domains), false) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'the invitation is for another email address';
     END IF;
     UPDATE _grownext.tenant_invitation AS i SET state = 'accepted', accepted_by = invitation_accept.user_id, settled_at = _grownext.core_now()

@@ -133,6 +133,7 @@ CREATE TABLE _grownext.tenant_invitation (
     id          uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     tenant_id   uuid        NOT NULL,
     email       text,
+    email_key   text COLLATE "C", -- what tells addresses apart: account_email_key(email)
     domains     text[],
     role        text        NOT NULL COLLATE "C",
     state       text        NOT NULL DEFAULT 'pending',
@@ -152,10 +153,10 @@ CREATE TABLE _grownext.tenant_invitation (
     CONSTRAINT tenant_invitation_invited_by_fkey FOREIGN KEY (invited_by) REFERENCES _grownext.account_user (id) ON DELETE CASCADE,
     CONSTRAINT tenant_invitation_accepted_by_fkey FOREIGN KEY (accepted_by) REFERENCES _grownext.account_user (id) ON DELETE SET NULL,
     CONSTRAINT tenant_invitation_state_chk CHECK (state IN ('pending', 'accepted', 'revoked', 'expired') AND (state = 'pending') = (settled_at IS NULL)),
-    CONSTRAINT tenant_invitation_bound_chk CHECK ((email IS NULL) <> (domains IS NULL)),
+    CONSTRAINT tenant_invitation_bound_chk CHECK ((email IS NULL) <> (domains IS NULL) AND (email IS NULL) = (email_key IS NULL)),
     CONSTRAINT tenant_invitation_token_chk CHECK (octet_length(nonce) = 32 AND octet_length(token_hash) = 32)
 );
-CREATE UNIQUE INDEX tenant_invitation_email_key ON _grownext.tenant_invitation (tenant_id, lower(email)) WHERE state = 'pending';
+CREATE UNIQUE INDEX tenant_invitation_email_key ON _grownext.tenant_invitation (tenant_id, email_key) WHERE state = 'pending';
 CREATE INDEX tenant_invitation_tenant_id_idx ON _grownext.tenant_invitation (tenant_id, state);
 CREATE INDEX tenant_invitation_expires_idx ON _grownext.tenant_invitation (expires_at) WHERE state = 'pending';
 CREATE INDEX tenant_invitation_settled_idx ON _grownext.tenant_invitation (settled_at) WHERE settled_at IS NOT NULL;

@@ -104,5 +104,128 @@ SELECT is(grownext.entitled('gt.export', :one), true, 'free within a savepoint')
 ROLLBACK TO s;
 SELECT is(grownext.entitled('gt.export', :one), false, 'and not, once it is rolled back');
 
+-- What changes nothing is not on record --------------------------------------------------------
+
+CREATE FUNCTION gt_count() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM grownext.audit_event';
+CREATE FUNCTION gt_emitted() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM _grownext.queue_job WHERE queue = 'gt-events' $$;
+SELECT grownext.queue_define('gt-events');
+SELECT grownext.event_route('*', 'gt-events');
+SELECT grownext.entitlement_grant(:one, 'gt.calls', '5') AS grant_id \gset
+SELECT grownext.entitlement_revoke(:'grant_id');
+CREATE TEMP TABLE gt_calls (n int, call text, events int);
+INSERT INTO gt_calls VALUES
+    (1, $$grownext.product_define('gt-app', 'The App')$$, 1),
+    (2, $$grownext.product_define('gt-app', 'The App')$$, 0),
+    (3, $$grownext.feature_define('gt.new', 'gt-app', 'metered', '{"period": "day", "default": 3}')$$, 1),
+    (4, $$grownext.feature_define('gt.new', 'gt-app', 'metered', '{"default": 3, "period": "day"}')$$, 0),
+    (5, $$grownext.feature_define('gt.new', 'gt-app', 'metered', '{"default": 4}')$$, 1),
+    (6, $$grownext.bundle_define('gt-new', '{"gt.new": 1}', '{"name": "New"}')$$, 1),
+    (7, $$grownext.bundle_define('gt-new', '{"gt.new": 1}')$$, 0),
+    (8, $$grownext.bundle_define('gt-new', '{"gt.new": 1}', '{"name": "Newer"}')$$, 1),
+    (9, $$grownext.bundle_define('gt-new', '{"gt.new": 1}', '{"grace": "1 day"}')$$, 1),
+    (10, $$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-new', 1, '{"external_id": "gt"}')$$, 1),
+    (11, $$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-new', 1, '{"external_id": "gt"}')$$, 0),
+    (12, $$grownext.subscription_change((SELECT id FROM grownext.subscription WHERE external_id = 'gt'), 'gt-new', 1)$$, 0),
+    (13, $$grownext.bundle_migrate('gt-new', 2)$$, 0),
+    (14, $$grownext.bundle_migrate('gt-new', 1, at => 'now')$$, 1),
+    (15, $$_grownext.entitlement_subscription_apply('00000000-0000-4000-8000-00000000e001', 'gt', 'gt-new', 'active', 2)$$, 1),
+    (16, $$_grownext.entitlement_subscription_apply('00000000-0000-4000-8000-00000000e001', 'gt', 'gt-new', 'active', 2)$$, 0),
+    (17, $$_grownext.entitlement_subscription_apply('00000000-0000-4000-8000-00000000e001', 'gt', 'gt-new', 'canceled')$$, 1),
+    (18, $$_grownext.entitlement_subscription_apply('00000000-0000-4000-8000-00000000e001', 'gt', 'gt-new', 'active')$$, 0),
+    (19, format('grownext.entitlement_revoke(%L)', :'grant_id'), 0),
+    (20, $$grownext.entitlement_block('00000000-0000-4000-8000-00000000e001', 'gt.new', 'test')$$, 1);
+CREATE FUNCTION gt_calls() RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE c record; audited bigint; emitted bigint;
+BEGIN
+    FOR c IN SELECT * FROM gt_calls ORDER BY n LOOP
+        audited := gt_count(); emitted := gt_emitted();
+        EXECUTE 'SELECT ' || c.call;
+        RETURN NEXT is((gt_count() - audited) || ' ' || (gt_emitted() - emitted), c.events || ' ' || c.events, c.events || ' of ' || c.call);
+    END LOOP;
+END $$;
+SELECT * FROM gt_calls();
+SELECT is(gt_event('gt-new') #>> '{before,grace}' || ' ' || (gt_event('gt-new') #>> '{after,grace}') || ' ' || (gt_event('gt-new') #>> '{before,name}'), '00:00:00 1 day Newer', 'events tell before and after');
+
+-- What is refused leaves nothing -----------------------------------------------------------------
+
+CREATE FUNCTION gt_rows() RETURNS bigint LANGUAGE sql AS $$
+    SELECT (SELECT count(*) FROM _grownext.entitlement_product) + (SELECT count(*) FROM _grownext.entitlement_feature) + (SELECT count(*) FROM _grownext.entitlement_bundle)
+         + (SELECT count(*) FROM _grownext.entitlement_bundle_version) + (SELECT count(*) FROM _grownext.entitlement_bundle_feature) + (SELECT count(*) FROM _grownext.entitlement_free_bundle)
+         + (SELECT count(*) FROM _grownext.entitlement_subscription) + (SELECT count(*) FROM _grownext.entitlement_phase) + (SELECT count(*) FROM _grownext.entitlement_override)
+         + gt_count() + gt_emitted() $$;
+SELECT gt_rows() AS rows \gset
+SELECT throws_ok('SELECT ' || call, code, NULL, 'refused: ' || left(call, 120))
+  FROM (VALUES
+    ($$grownext.product_define(NULL, 'x')$$, '22023'),
+    ($$grownext.product_define('gt-x', NULL)$$, '22023'),
+    ($$grownext.feature_define(NULL, 'gt-app', 'limit')$$, '22023'),
+    ($$grownext.feature_define('gt.x', NULL, 'limit')$$, '42704'),
+    ($$grownext.feature_define('gt.x', 'gt-app', NULL)$$, '22023'),
+    ($$grownext.feature_define('gt.x', 'gt-app', 'limit', NULL)$$, '22023'),
+    ($$grownext.feature_define('gt.x', 'gt-app', 'limit', '{"default": null}')$$, '22023'),
+    ($$grownext.feature_define('gt.x', 'gt-app', 'limit', '{"description": 5}')$$, '22023'),
+    ($$grownext.feature_define('gt.x', 'gt-app', 'limit', '{"inherit": "pool"}')$$, '22023'),
+    ($$grownext.bundle_define(NULL, '{}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', NULL)$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', NULL)$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{"gt.export": true, "gt.nothing": true, "gt.spaces": 1}')$$, '42704'),
+    ($$grownext.bundle_define('gt-x', '{"gt.export": true, "": true}')$$, '42704'),
+    ($$grownext.bundle_define('gt-x', '{"gt.export": true, "gt.spaces": true}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{"gt.export": null}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{"gt.spaces": 1e1000}')$$, '22003'),
+    ($$grownext.bundle_define('gt-x', '{"gt.nothing": true}', '{"default": true}')$$, '42704'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"default": "yes"}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"default": null}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"name": ""}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"grace": 3}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"grace": "soon"}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"grace": "1000000000 years"}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', '{}', '{"grace": "101 years"}')$$, '22023'),
+    ($$grownext.bundle_define('gt-x', jsonb_build_object('gt.theme', jsonb_build_object('value', repeat('x', 500000))))$$, '54000'),
+    ($$grownext.subscription_start(NULL, 'gt-pro')$$, '42704'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e0ff', 'gt-pro')$$, '42704'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', NULL)$$, '42704'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', NULL)$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, NULL)$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"trial_until": 5}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"trial_until": "soon"}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"trial_until": "2030-13-01"}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"trial_until": "2030-01-01 00:00 Nowhere/None"}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"paid_through": "infinity"}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"paid_through": "-infinity"}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"anchor": "10000-01-01 00:00+00"}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"external_id": ""}')$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, jsonb_build_object('external_id', repeat('x', 256)))$$, '22023'),
+    ($$grownext.subscription_start('00000000-0000-4000-8000-00000000e001', 'gt-pro', 1, '{"addon": "yes"}')$$, '22023'),
+    ($$grownext.subscription_change(NULL)$$, '42704'),
+    ($$grownext.subscription_change((SELECT id FROM grownext.subscription WHERE external_id = 'gt-paused'), 'gt-nothing')$$, '42704'),
+    ($$grownext.subscription_change((SELECT id FROM grownext.subscription WHERE external_id = 'gt-paused'), options => '{"anchor": "2030-01-01"}')$$, '22023'),
+    ($$grownext.subscription_end(NULL)$$, '42704'),
+    ($$grownext.entitlement_grant(NULL, 'gt.export', 'true')$$, '42704'),
+    ($$grownext.entitlement_grant('00000000-0000-4000-8000-00000000e001', NULL, 'true')$$, '42704'),
+    ($$grownext.entitlement_grant('00000000-0000-4000-8000-00000000e001', 'gt.export', 'true', 'infinity')$$, '22023'),
+    ($$grownext.entitlement_block(NULL, 'gt.export', 'x')$$, '42704'),
+    ($$grownext.entitlement_block('00000000-0000-4000-8000-00000000e001', 'gt.export', NULL)$$, '22023'),
+    ($$grownext.entitlement_revoke(NULL)$$, '42704')) AS r (call, code);
+SELECT is(gt_rows(), :rows::bigint, 'none of them left a row');
+
+-- The largest numbers, and many features ------------------------------------------------------------
+
+SELECT grownext.tenant_create('gt-big', 'Big', id => '00000000-0000-4000-8000-00000000e0b1');
+\set big '''00000000-0000-4000-8000-00000000e0b1'''
+SELECT grownext.bundle_define('gt-big', '{"gt.spaces": 9223372036854775807, "gt.calls": 9223372036854775807}');
+SELECT grownext.subscription_start(:big, 'gt-big', 2147483647);
+SELECT grownext.entitlement_grant(:big, 'gt.calls', '{"add": 9223372036854775807}');
+SELECT is((SELECT array_agg(quota) FROM grownext.entitlements(:big) WHERE feature IN ('gt.spaces', 'gt.calls')), '{9223372036854775807,9223372036854775807}', 'what does not fit is the largest number');
+SELECT lives_ok($$ SELECT grownext.feature_define('gt.many.f' || g, 'gt-app', CASE g % 4 WHEN 0 THEN 'metered' WHEN 1 THEN 'limit' WHEN 2 THEN 'config' ELSE 'boolean' END)
+                     FROM generate_series(1, 10000) AS g $$, '10,000 features');
+SELECT lives_ok($$ SELECT grownext.bundle_define('gt-many', (SELECT jsonb_object_agg(feature, CASE kind WHEN 'boolean' THEN 'true' WHEN 'config' THEN '{"value": 1}' ELSE '100' END::jsonb)
+                                                               FROM grownext.feature WHERE feature LIKE 'gt.many.%')) $$, 'in one bundle');
+SELECT grownext.subscription_start(:big, 'gt-many', 2);
+SELECT is((SELECT count(*) FROM grownext.entitlements(:big) WHERE feature LIKE 'gt.many.%' AND allowed), 10000::bigint, 'entitlements() names them all');
+SET LOCAL grownext.entitlement_cache_size = '64kB';
+SELECT is((SELECT count(*) FROM generate_series(1, 100) AS g WHERE grownext.entitled('gt.many.f' || g, CASE g % 2 WHEN 0 THEN :big ELSE :one END::uuid)), 50::bigint,
+          'a memory that is too small for one tenant answers all the same');
+
 SELECT * FROM finish();
 ROLLBACK;

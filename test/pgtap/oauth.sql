@@ -1,20 +1,7 @@
 -- Clients, the token endpoint, introspection and revocation: shapes, rights, every grant
 -- and every refusal. Not in one transaction: a refusal is returned, and what it leaves
 -- behind has to be there afterwards.
-\set QUIET 1
-\o /dev/null
-\set key_file `pwd` '/oauth_tap.key'
-\setenv KEY_FILE :key_file
-\! (umask 077; echo "k1:$(openssl rand -base64 32)" > "$KEY_FILE")
-ALTER SYSTEM SET grownext.master_key_file = :'key_file';
--- workers would go by their own clock
-ALTER SYSTEM SET grownext.mode = 'off';
-SELECT pg_reload_conf();
-\! for i in $(seq 600); do [ "$(psql -XAtd postgres -c 'SHOW grownext.mode')" = off ] && break; sleep 0.05; done
-\c
-\o
-SET timezone = 'UTC';
-SET client_min_messages = warning;
+\ir ../lib/token_world.psql
 SELECT * FROM no_plan();
 
 CREATE ROLE regress_po_admin IN ROLE grownext_admin;
@@ -23,28 +10,10 @@ CREATE ROLE regress_po_anon IN ROLE grownext_anon;
 CREATE ROLE regress_po_user IN ROLE grownext_user;
 CREATE ROLE regress_po_super SUPERUSER;
 \o /dev/null
-SELECT grownext.setup('https://auth.example.com', ARRAY['my-api', 'other-api']);
-\set ann '''a1111111-1111-4111-8111-111111111111'''
-\set bob '''b1111111-1111-4111-8111-111111111111'''
-\set acme '''ac111111-1111-4111-8111-111111111111'''
-\set zeta '''2e111111-1111-4111-8111-111111111111'''
 \set exchange '''urn:ietf:params:oauth:grant-type:token-exchange'''
 \set access_type '''urn:ietf:params:oauth:token-type:access_token'''
 \set user_type '''urn:grownext:token-type:user'''
-SELECT grownext.user_create('ann@example.com', id => :ann);
-SELECT grownext.user_create('bob@example.com', id => :bob);
-SELECT grownext.tenant_create('acme', 'Acme', owner_id => :ann, id => :acme);
-SELECT grownext.tenant_create('zeta', 'Zeta', owner_id => :bob, id => :zeta);
 SELECT grownext.member_add(:acme, :bob, 'member');
--- SQLSTATE of binding a token
-CREATE FUNCTION pg_temp.binds(token text, audience text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM grownext.authenticate(token, audience);
-    RETURN 'bound';
-EXCEPTION WHEN OTHERS THEN
-    RETURN SQLSTATE;
-END $$;
-GRANT EXECUTE ON FUNCTION pg_temp.binds(text, text) TO PUBLIC;
 -- the claims of an answer's token
 CREATE FUNCTION pg_temp.claims(answer jsonb, audience text DEFAULT NULL) RETURNS jsonb LANGUAGE sql AS $$
     SELECT grownext.jwt_verify(answer ->> 'access_token', audience);
@@ -472,7 +441,4 @@ SELECT * FROM finish();
 \o /dev/null
 DROP OWNED BY regress_po_admin, regress_po_service, regress_po_anon, regress_po_user;
 DROP ROLE regress_po_admin, regress_po_service, regress_po_anon, regress_po_user, regress_po_super;
-ALTER SYSTEM RESET grownext.master_key_file;
-ALTER SYSTEM RESET grownext.mode;
-SELECT pg_reload_conf();
-\! rm -f "$KEY_FILE"
+\ir ../lib/token_world_end.psql

@@ -1,45 +1,14 @@
 -- Sessions: shapes and rights of what came with clients and tokens, switching of tenants,
 -- the last use, and what an end user may do to the own sessions. Not in one transaction:
 -- what is remembered of a credential, and its last use, begin with a commit.
-\set QUIET 1
-\o /dev/null
-\set key_file `pwd` '/session_tap.key'
-\setenv KEY_FILE :key_file
-\! (umask 077; echo "k1:$(openssl rand -base64 32)" > "$KEY_FILE")
-ALTER SYSTEM SET grownext.master_key_file = :'key_file';
--- workers would go by their own clock
-ALTER SYSTEM SET grownext.mode = 'off';
-SELECT pg_reload_conf();
-\! for i in $(seq 600); do [ "$(psql -XAtd postgres -c 'SHOW grownext.mode')" = off ] && break; sleep 0.05; done
-\c
-\o
-SET timezone = 'UTC';
-SET client_min_messages = warning;
+\ir ../lib/token_world.psql
 SELECT * FROM no_plan();
 
 CREATE ROLE regress_ps_service IN ROLE grownext_service;
 CREATE ROLE regress_ps_user IN ROLE grownext_user;
 \o /dev/null
-SELECT grownext.setup('https://auth.example.com', ARRAY['my-api', 'other-api']);
-\set ann '''a1111111-1111-4111-8111-111111111111'''
-\set bob '''b1111111-1111-4111-8111-111111111111'''
-\set acme '''ac111111-1111-4111-8111-111111111111'''
-\set zeta '''2e111111-1111-4111-8111-111111111111'''
-SELECT grownext.user_create('ann@example.com', id => :ann);
-SELECT grownext.user_create('bob@example.com', id => :bob);
-SELECT grownext.tenant_create('acme', 'Acme', owner_id => :ann, id => :acme);
-SELECT grownext.tenant_create('zeta', 'Zeta', owner_id => :bob, id => :zeta);
 SELECT grownext.member_add(:zeta, :ann, 'member');
--- SQLSTATE of binding a token
-CREATE FUNCTION pg_temp.binds(token text, audience text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM grownext.authenticate(token, audience);
-    RETURN 'bound';
-EXCEPTION WHEN OTHERS THEN
-    RETURN SQLSTATE;
-END $$;
 \o
-GRANT EXECUTE ON FUNCTION pg_temp.binds(text, text) TO PUBLIC;
 
 -- Shapes and rights ----------------------------------------------------------------
 
@@ -191,7 +160,4 @@ SELECT * FROM finish();
 \o /dev/null
 DROP OWNED BY regress_ps_service, regress_ps_user;
 DROP ROLE regress_ps_service, regress_ps_user;
-ALTER SYSTEM RESET grownext.master_key_file;
-ALTER SYSTEM RESET grownext.mode;
-SELECT pg_reload_conf();
-\! rm -f "$KEY_FILE"
+\ir ../lib/token_world_end.psql

@@ -3,37 +3,7 @@
 BEGIN;
 SELECT * FROM no_plan();
 CREATE ROLE gt_service LOGIN IN ROLE grownext_service;
-CREATE ROLE gt_user LOGIN IN ROLE grownext_user;
-CREATE ROLE gt_auditor LOGIN IN ROLE grownext_auditor;
-
-CREATE TEMP TABLE world AS
-SELECT 'a1000000-0000-4000-8000-000000000001'::uuid AS acme, 'a1000000-0000-4000-8000-000000000002'::uuid AS beta, 'a1000000-0000-4000-8000-00000000000f'::uuid AS nowhere,
-       'b1000000-0000-4000-8000-000000000001'::uuid AS owner, 'b1000000-0000-4000-8000-000000000002'::uuid AS admin,
-       'b1000000-0000-4000-8000-000000000003'::uuid AS member, 'b1000000-0000-4000-8000-000000000004'::uuid AS stranger,
-       'b1000000-0000-4000-8000-00000000000f'::uuid AS nobody;
-GRANT SELECT ON world TO PUBLIC;
-SELECT grownext.user_create('owner@tap.example', id => owner), grownext.user_create('admin@tap.example', id => admin),
-       grownext.user_create('member@tap.example', id => member), grownext.user_create('stranger@tap.example', id => stranger) FROM world;
-SELECT grownext.tenant_create('tap-acme', 'Acme', owner, id => acme), grownext.tenant_create('tap-beta', 'Beta', stranger, id => beta) FROM world;
-SELECT grownext.member_add(acme, admin, 'admin'), grownext.member_add(acme, member, 'member') FROM world;
-
--- as_user(who, tenant, statement): SQLSTATE of what an end user does; 00000 is success
--- and stays done
-CREATE FUNCTION pg_temp.as_user(who uuid, tenant uuid, statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text := '00000';
-BEGIN
-    PERFORM grownext.act_as(who::text, tenant);
-    BEGIN
-        SET LOCAL SESSION AUTHORIZATION gt_user;
-        EXECUTE statement;
-        RESET SESSION AUTHORIZATION;
-    EXCEPTION WHEN OTHERS THEN
-        state := SQLSTATE;
-    END;
-    RETURN state;
-END
-$$;
+\ir ../lib/members.psql
 CREATE FUNCTION pg_temp.as_user_value(who uuid, tenant uuid, expression text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     value text;

@@ -76,6 +76,20 @@ $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 is($standby->safe_psql('postgres', "SELECT grownext.entitled('late', '$tenant'), (grownext.entitlement('late', '$tenant')).source"),
 	't|default', 'a standby knows a new feature');
 
+# It knows the default bundle, and says what a change of a subscription would do
+$node->safe_psql('postgres', <<'SQL');
+SELECT grownext.bundle_define('free', '{"late": true}', '{"default": true}');
+SELECT grownext.bundle_define('plan', '{"export": true}');
+SELECT grownext.tenant_create('free-tenant', 'Free', id => '00000000-0000-4000-8000-0000000000f1');
+SELECT grownext.tenant_create('plan-tenant', 'Plan', id => '00000000-0000-4000-8000-0000000000f2', bundle => 'plan');
+SQL
+$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
+is($standby->safe_psql('postgres', "SELECT (grownext.entitlement('late', '00000000-0000-4000-8000-0000000000f1')).source"),
+	'free_bundle', 'a standby knows the default bundle');
+is($standby->safe_psql('postgres', "SELECT (grownext.subscription_preview(id, 'free')).* FROM grownext.subscription WHERE tenant_id = '00000000-0000-4000-8000-0000000000f2'"),
+	'export|true|false|f', 'and previews a change');
+$node->safe_psql('postgres', q{SELECT grownext.bundle_define('free', '{"late": true}', '{"default": false}')});
+
 # Parallel workers start with an empty memory and may take no snapshot of their own.
 $node->safe_psql('postgres', <<"SQL");
 CREATE TABLE item AS SELECT g AS id, 'export'::text AS feature FROM generate_series(1, 100000) AS g;
