@@ -151,6 +151,7 @@ GRANT EXECUTE ON FUNCTION grownext.entitled(text, uuid), grownext.entitled_tenan
 GRANT EXECUTE ON FUNCTION
     grownext.entitlement(text, uuid, timestamptz, uuid), grownext.entitlement_require(text, uuid),
     grownext.entitlements(uuid, timestamptz), grownext.entitlement_explain(text, uuid, timestamptz),
+    grownext.entitlement_claims(uuid, uuid), grownext.entitlement_claims_check(jsonb), grownext.entitlement_catalogue(),
     grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid)
     TO grownext_admin, grownext_service, grownext_user;
 -- who may give units back or change what is granted, could grant himself anything
@@ -167,7 +168,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION grownext.policy_lint() TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.subscription_effect TO grownext_admin, grownext_service;
-GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;
+GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result, grownext.entitlement_claims_state TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 GRANT SELECT ON grownext.product_entitlement TO grownext_admin, grownext_service, grownext_user;

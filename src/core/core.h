@@ -42,6 +42,9 @@ extern void gn_settings_define(void);
 /* Wall clock, or the instant that a superuser's test put in grownext.test_clock. */
 extern TimestampTz gn_now(void);
 
+/* gn_now() < instant, cheap enough to be asked for each row. */
+extern bool gn_now_is_before(TimestampTz instant);
+
 /* Changes whenever a test replaces the clock: what was cached by the time is stale. */
 extern uint32 gn_clock_epoch;
 

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include <time.h>
+
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -69,6 +71,20 @@ TimestampTz
 gn_now(void)
 {
 	return test_instant ? *test_instant : GetCurrentTimestamp();
+}
+
+/* The kernel's coarse clock is read at a fraction of the price, and lags by a tick. */
+bool
+gn_now_is_before(TimestampTz instant)
+{
+#ifdef CLOCK_REALTIME_COARSE
+	struct timespec coarse;
+
+	if (test_instant == NULL && clock_gettime(CLOCK_REALTIME_COARSE, &coarse) == 0 &&
+		time_t_to_timestamptz(coarse.tv_sec) + 2 * USECS_PER_SEC < instant)
+		return true;
+#endif
+	return gn_now() < instant;
 }
 
 void

@@ -23,8 +23,10 @@ static void
 entitlement_init(void)
 {
 	gn_catalogue_init();
+	gn_stamp_init();
 	gn_record_init();
 	gn_plan_init();
+	gn_claims_init();
 }
 
 const GnComponent gn_entitlement_component = {

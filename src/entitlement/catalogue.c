@@ -24,6 +24,7 @@
 static GnMarker catalogue_marker = {.name = "entitlement_marker_catalogue"};
 
 static GnCatalogue *cached = NULL;
+static uint64 last_serial = 0;
 
 void
 gn_catalogue_init(void)
@@ -53,13 +54,10 @@ gn_scope_now(void)
 }
 
 bool
-gn_scope_holds(const GnScope *scope)
+gn_scope_is_current(const GnScope *scope)
 {
-	GnScope now;
+	GnScope now = gn_scope_now();
 
-	if (scope->transaction == 0)
-		return !IsolationUsesXactSnapshot();
-	now = gn_scope_now();
 	return now.transaction == scope->transaction &&
 		   now.completions == scope->completions;
 }
@@ -220,6 +218,7 @@ read_catalogue(void)
 	MemoryContext caller;
 
 	catalogue->memory = memory;
+	catalogue->serial = ++last_serial;
 	catalogue->generation = generation;
 	catalogue->scope = gn_scope_now();
 	gn_scope_push_snapshot();
@@ -241,14 +240,24 @@ read_catalogue(void)
 }
 
 const GnCatalogue *
-gn_catalogue(void)
+gn_catalogue_cached(void)
 {
-	GnCatalogue *fresh;
-
-	gn_cache_catch_up();
 	if (cached && cached->generation == gn_catalogue_generation() &&
 		gn_scope_holds(&cached->scope))
 		return cached;
+	return NULL;
+}
+
+const GnCatalogue *
+gn_catalogue(void)
+{
+	const GnCatalogue *known;
+	GnCatalogue *fresh;
+
+	gn_cache_catch_up();
+	known = gn_catalogue_cached();
+	if (known)
+		return known;
 	fresh = read_catalogue();
 	MemoryContextSetParent(fresh->memory, TopMemoryContext);
 	if (cached)

@@ -16,8 +16,11 @@ typedef struct GnFreeBundle
 	TimestampTz valid_until;
 } GnFreeBundle;
 
+#define GN_VERSION_SIZE 12 /* 64 bits as base64url, and a terminator */
+
 typedef struct GnCatalogue
 {
+	uint64 serial;     /* tells it apart from every other; not 0 */
 	uint64 generation; /* of the marker, when it was read */
 	GnScope scope;
 	int count; /* ids are dense from 0 */
@@ -26,16 +29,22 @@ typedef struct GnCatalogue
 	uint32 *slots;
 	int free_count; /* in the order of time; they do not overlap */
 	GnFreeBundle *free_bundles;
+	char version[GN_VERSION_SIZE]; /* of names and kinds; empty until it is asked for */
 	MemoryContext memory;
 } GnCatalogue;
 
 extern void gn_catalogue_init(void);
+extern void gn_claims_init(void);
 
 /* Counts changes of the catalogue; messages must have been taken. */
 extern uint64 gn_catalogue_generation(void);
 
 /* As of now, valid until the next call. Between gn_spi_begin and gn_spi_end. */
 extern const GnCatalogue *gn_catalogue(void);
+
+/* The same if it need not be read, else NULL; anywhere. Messages must have been taken.
+ */
+extern const GnCatalogue *gn_catalogue_cached(void);
 
 /* By name, or NULL. */
 extern const GnFeature *

@@ -3,8 +3,8 @@
  *	  entitled(): the check that stands in policies, views and hot paths.
  *
  * It never raises: an unknown feature, an unknown tenant, another's tenant and no
- *caller at all must all read as "no". A call site remembers the last question and the
- *record that answered it; as long as nothing moved, a row costs a few comparisons.
+ * caller at all must all read as "no". What is remembered answers without SPI and
+ * without a palloc, whether each row asks for the same tenant or for another.
  */
 #include "postgres.h"
 
@@ -29,12 +29,9 @@ typedef struct Site
 	Oid user;
 	TimestampTz statement;
 	bool serves;
-	/* the question, and what answered it */
-	uint64 epoch;
-	const GnRecord *record; /* dangles unless epoch is gn_record_epoch */
-	bool for_user;          /* the context's user was part of the question */
-	pg_uuid_t subject;
-	int feature; /* -1: unknown */
+	/* the last name that was looked up */
+	uint64 catalogue; /* its serial; 0: none was */
+	int feature;      /* -1: unknown */
 	size_t name_length;
 	char name[NAME_MAX_REMEMBERED];
 } Site;
@@ -50,99 +47,114 @@ site_of(FunctionCallInfo fcinfo)
 
 /* Rights are looked up once per statement: that is as often as they can be granted. */
 static bool
+knows_rights(const Site *site)
+{
+	return site->user == GetUserId() &&
+		   site->statement == GetCurrentStatementStartTimestamp();
+}
+
+static bool
 serves_all(Site *site)
 {
-	Oid user = GetUserId();
-	TimestampTz statement = GetCurrentStatementStartTimestamp();
-
-	if (site->user != user || site->statement != statement)
+	if (!knows_rights(site))
 	{
+		Oid user = GetUserId();
+
 		site->serves = gn_user_has_capability(user, "service") ||
 					   gn_user_has_capability(user, "admin");
 		site->user = user;
-		site->statement = statement;
+		site->statement = GetCurrentStatementStartTimestamp();
 	}
 	return site->serves;
 }
 
-/* False where gn_caller_tenant() would raise. */
+/*
+ * False where gn_caller_tenant() would raise. A service that names tenants is asked but
+ * once who it is: finding out that there is no context costs more than all the rest.
+ */
 static bool
-visible_tenant(Site *site, const GnContext *context, const pg_uuid_t *named,
-			   pg_uuid_t *tenant)
+visible_tenant(Site *site, const pg_uuid_t *named, pg_uuid_t *tenant)
 {
-	const pg_uuid_t *own = context ? context->tenant : NULL;
+	const GnContext *context;
+	const pg_uuid_t *own;
 
-	if (named == NULL)
-	{
-		if (own)
-			*tenant = *own;
-		return own != NULL;
-	}
-	*tenant = *named;
-	return (own && memcmp(own, named, sizeof(pg_uuid_t)) == 0) || serves_all(site);
+	if (named)
+		*tenant = *named;
+	if (named && knows_rights(site) && site->serves)
+		return true;
+	context = gn_context();
+	own = context ? context->tenant : NULL;
+	if (named)
+		return (own && memcmp(own, named, sizeof(pg_uuid_t)) == 0) || serves_all(site);
+	if (own)
+		*tenant = *own;
+	return own != NULL;
 }
 
-/* Does what the site remembers answer this question? Messages were taken. */
-static bool
-remembers(const Site *site, const pg_uuid_t *tenant, const pg_uuid_t *user,
-		  const char *name, size_t length)
-{
-	const GnRecord *record = site->record;
-
-	if (site->epoch != gn_record_epoch || site->name_length != length ||
-		memcmp(site->name, name, length) != 0 ||
-		memcmp(&record->key.tenant, tenant, sizeof(pg_uuid_t)) != 0)
-		return false;
-	/* A record for a user is that user's; one without is everybody's only if the tenant
-	 * has no grants to users, or for questions without a user. */
-	if (record->user_grants &&
-		(site->for_user != (user != NULL) ||
-		 (user && memcmp(&site->subject, user, sizeof(pg_uuid_t)) != 0)))
-		return false;
-	return gn_record_current(record,
-							 gn_record_timeless(record) ? record->at : gn_now());
-}
-
-static void
-look_up(Site *site, const pg_uuid_t *tenant, const pg_uuid_t *user, const char *name,
-		size_t length)
+static int
+find_feature(Site *site, const GnCatalogue *catalogue, const char *name, size_t length)
 {
 	const GnFeature *feature;
-	GnSpi spi;
 
-	site->epoch = 0;
-	gn_spi_begin(&spi);
-	feature = gn_catalogue_find(gn_catalogue(), name, length);
-	site->feature = feature ? feature->id : -1;
-	site->record = gn_record(tenant, user, gn_now());
-	site->for_user = user != NULL;
-	if (user)
-		site->subject = *user;
-	gn_spi_end(&spi);
+	if (site->catalogue == catalogue->serial && site->name_length == length &&
+		memcmp(site->name, name, length) == 0)
+		return site->feature;
 	if (length > NAME_MAX_REMEMBERED)
-		return;
+		return -1;
+	feature = gn_catalogue_find(catalogue, name, length);
+	site->catalogue = catalogue->serial;
+	site->feature = feature ? feature->id : -1;
 	site->name_length = length;
 	memcpy(site->name, name, length);
-	site->epoch = gn_record_epoch;
+	return site->feature;
+}
+
+/* What is remembered of the tenant, for the context's user where that matters. */
+static const GnRecord *
+cached_record(const pg_uuid_t *tenant)
+{
+	const GnRecord *record = gn_record_cached(tenant, NULL);
+	pg_uuid_t space;
+	const pg_uuid_t *user;
+
+	if (record == NULL || !record->user_grants)
+		return record;
+	user = gn_context_user(&space);
+	return user ? gn_record_cached(tenant, user) : record;
+}
+
+static const GnRecord *
+read_record(const pg_uuid_t *tenant, const GnCatalogue **catalogue)
+{
+	pg_uuid_t space;
+	const pg_uuid_t *user = gn_context_user(&space);
+	const GnRecord *record;
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	record = gn_record(tenant, user, gn_now());
+	*catalogue = gn_catalogue();
+	gn_spi_end(&spi);
+	return record;
 }
 
 /* Counters are not cached. */
 static bool
-counted_answer(const pg_uuid_t *tenant, const pg_uuid_t *user, const char *name,
-			   size_t length)
+counted_answer(const pg_uuid_t *tenant, const char *name, size_t length)
 {
 	GnQuestion question = {
 		.tenant = *tenant,
 		.feature = pnstrdup(name, length),
-		.user = user,
 		.at = gn_now(),
 	};
+	pg_uuid_t space;
 	MemoryContext memory = CurrentMemoryContext;
 	GnAnswer *answer;
 	bool allowed;
 	int count;
 	GnSpi spi;
 
+	question.user = gn_context_user(&space);
 	gn_spi_begin(&spi);
 	answer = gn_entitlement_answer(&question, true, memory, &count);
 	allowed = answer->decision.allowed;
@@ -151,22 +163,26 @@ counted_answer(const pg_uuid_t *tenant, const pg_uuid_t *user, const char *name,
 }
 
 static bool
-is_entitled(Site *site, const GnContext *context, const pg_uuid_t *tenant,
-			const text *feature)
+is_entitled(Site *site, const pg_uuid_t *tenant, const text *feature)
 {
 	const char *name = VARDATA_ANY(feature);
 	size_t length = VARSIZE_ANY_EXHDR(feature);
-	const pg_uuid_t *user = context ? context->user_id : NULL;
+	const GnCatalogue *catalogue;
+	const GnRecord *record;
 	uint8 flags;
+	int id;
 
 	gn_cache_catch_up();
-	if (!remembers(site, tenant, user, name, length))
-		look_up(site, tenant, user, name, length);
-	if (site->feature < 0 || site->feature >= site->record->count)
+	record = cached_record(tenant);
+	catalogue = gn_catalogue_cached();
+	if (unlikely(record == NULL || catalogue == NULL))
+		record = read_record(tenant, &catalogue);
+	id = find_feature(site, catalogue, name, length);
+	if (id < 0 || id >= record->count)
 		return false;
-	flags = site->record->flags[site->feature];
+	flags = record->flags[id];
 	if (flags & GN_FLAG_ALLOWED && flags & GN_FLAG_COUNTED)
-		return counted_answer(tenant, user, name, length);
+		return counted_answer(tenant, name, length);
 	return (flags & GN_FLAG_ALLOWED) != 0;
 }
 
@@ -175,14 +191,12 @@ Datum
 gn_entitled(PG_FUNCTION_ARGS)
 {
 	Site *site = site_of(fcinfo);
-	const GnContext *context = gn_context();
 	pg_uuid_t tenant;
 
 	if (PG_ARGISNULL(0) ||
-		!visible_tenant(site, context, PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1),
-						&tenant))
+		!visible_tenant(site, PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1), &tenant))
 		PG_RETURN_BOOL(false);
-	PG_RETURN_BOOL(is_entitled(site, context, &tenant, PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_BOOL(is_entitled(site, &tenant, PG_GETARG_TEXT_PP(0)));
 }
 
 /* SQL: grownext.entitled_tenant(feature text) */
@@ -190,11 +204,10 @@ Datum
 gn_entitled_tenant(PG_FUNCTION_ARGS)
 {
 	Site *site = site_of(fcinfo);
-	const GnContext *context = gn_context();
 	pg_uuid_t *tenant = palloc(sizeof(pg_uuid_t));
 
-	if (PG_ARGISNULL(0) || !visible_tenant(site, context, NULL, tenant) ||
-		!is_entitled(site, context, tenant, PG_GETARG_TEXT_PP(0)))
+	if (PG_ARGISNULL(0) || !visible_tenant(site, NULL, tenant) ||
+		!is_entitled(site, tenant, PG_GETARG_TEXT_PP(0)))
 		PG_RETURN_NULL();
 	PG_RETURN_UUID_P(tenant);
 }

@@ -179,15 +179,10 @@ gn_instant_argument(FunctionCallInfo fcinfo, int number)
 	return at;
 }
 
-/*
- * The user that a question names, else the one of the context. Naming somebody else
- * takes a service or an admin.
- */
-static const pg_uuid_t *
-user_argument(FunctionCallInfo fcinfo, int number, pg_uuid_t *space)
+const pg_uuid_t *
+gn_named_user(const pg_uuid_t *named, pg_uuid_t *space)
 {
 	const pg_uuid_t *own = gn_context_user(space);
-	const pg_uuid_t *named = PG_ARGISNULL(number) ? NULL : PG_GETARG_UUID_P(number);
 
 	if (named == NULL || (own && memcmp(own, named, sizeof(pg_uuid_t)) == 0))
 		return own;
@@ -217,7 +212,7 @@ gn_entitlement(PG_FUNCTION_ARGS)
 	question.feature = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	question.as_of = !PG_ARGISNULL(2);
 	question.at = gn_instant_argument(fcinfo, 2);
-	question.user = user_argument(fcinfo, 3, &user);
+	question.user = gn_named_user(PG_ARGISNULL(3) ? NULL : PG_GETARG_UUID_P(3), &user);
 	state_columns(ask(&question, &count), values, nulls);
 	nulls[0] = PG_ARGISNULL(0);
 	PG_RETURN_DATUM(

@@ -60,6 +60,10 @@ gn_append_setting(StringInfo json, const GnFeature *feature, const GnSetting *se
 
 /* Arguments of questions: the user of the caller's context, or NULL; now for NULL. */
 extern const pg_uuid_t *gn_context_user(pg_uuid_t *space);
+
+/* The user that a question names, else the context's; naming another takes a service.
+ */
+extern const pg_uuid_t *gn_named_user(const pg_uuid_t *named, pg_uuid_t *space);
 extern TimestampTz gn_instant_argument(FunctionCallInfo fcinfo, int number);
 
 #endif

@@ -233,6 +233,20 @@ CREATE OR REPLACE FUNCTION grownext.entitlement_explain(feature text, tenant_id 
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_explain';
 COMMENT ON FUNCTION grownext.entitlement_explain(text, uuid, timestamptz) IS 'Every rule that was looked at, what had a say and which one decided.';
 
+-- In tokens -----------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION grownext.entitlement_claims(tenant_id uuid DEFAULT NULL, user_id uuid DEFAULT NULL) RETURNS jsonb
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_claims';
+COMMENT ON FUNCTION grownext.entitlement_claims(uuid, uuid) IS 'What a token says of a tenant''s entitlements: ent (a bitset), entc and entv (versions).';
+
+CREATE OR REPLACE FUNCTION grownext.entitlement_claims_check(claims jsonb DEFAULT NULL) RETURNS grownext.entitlement_claims_state
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_claims_check';
+COMMENT ON FUNCTION grownext.entitlement_claims_check(jsonb) IS 'Whether the entitlements in a token are what its tenant has now, and which features they name.';
+
+CREATE OR REPLACE FUNCTION grownext.entitlement_catalogue() RETURNS jsonb
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_catalogue';
+COMMENT ON FUNCTION grownext.entitlement_catalogue() IS 'The catalogue''s version, entc, and the features by their place in the bitset.';
+
 -- Metering ------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION grownext.usage_consume(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
@@ -323,7 +337,7 @@ BEGIN
     SELECT p.polrelid::regclass AS relation, p.polname, m.match[1] AS feature INTO asked
       FROM pg_policy AS p
      CROSS JOIN LATERAL regexp_matches(concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)),
-                                       'grownext\.entitled\(''([^'']+)''', 'g') AS m (match)
+                                       'grownext\.entitled(?:_tenant)?\(''([^'']+)''', 'g') AS m (match)
      WHERE NOT EXISTS (SELECT FROM _grownext.entitlement_feature AS f WHERE f.feature = m.match[1])
      ORDER BY 1, 2, 3 LIMIT 1;
     IF asked.feature IS NOT NULL THEN

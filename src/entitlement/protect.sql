@@ -75,19 +75,38 @@ CREATE OR REPLACE VIEW _grownext.entitlement_policy_call AS
       JOIN pg_catalog.pg_language AS l ON l.oid = f.prolang;
 COMMENT ON VIEW _grownext.entitlement_policy_call IS 'Functions that policies call, and whether for each row.';
 
+-- A policy depends on columns of its own table and on what its subqueries read, which
+-- tells every table but its own: whether it reads that one, too, its text says.
+CREATE OR REPLACE VIEW _grownext.entitlement_policy_read AS
+    SELECT DISTINCT p.oid AS policy_id, c.oid AS relation_id
+      FROM pg_catalog.pg_policy AS p
+      JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'n'
+      JOIN pg_catalog.pg_class AS c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p')
+     WHERE c.oid <> p.polrelid
+        OR pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
+           ~ ('\m(FROM|JOIN)\M[( ]+([a-z0-9_"]+\.)?' || pg_catalog.quote_ident(c.relname) || '\M');
+COMMENT ON VIEW _grownext.entitlement_policy_read IS 'Tables that policies read in subqueries.';
+
 -- Tables with row security, as far as they concern tenants: a column named or used so.
 CREATE OR REPLACE FUNCTION grownext.policy_lint() RETURNS SETOF grownext.policy_problem
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH secured AS (
+    WITH RECURSIVE secured AS (
         SELECT c.oid, c.oid::regclass::text AS relation, c.relrowsecurity, c.relforcerowsecurity, c.relkind,
                EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.oid) AS has_policy
           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_grownext', 'grownext_audit') AND n.nspname !~ '^pg_'
     ), policy AS (
-        SELECT p.oid, p.polname::text AS name, p.polpermissive, p.polrelid, s.relation,
+        SELECT p.oid, p.polname::text AS name, p.polpermissive, p.polroles, p.polrelid, s.relation,
                pg_get_expr(p.polqual, p.polrelid) AS qual, pg_get_expr(p.polwithcheck, p.polrelid) AS with_check,
                concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) AS expression
           FROM pg_policy AS p JOIN secured AS s ON s.oid = p.polrelid
+    ), leads (from_id, to_id) AS (
+        -- whose rows are needed to judge whose, at however many removes
+        SELECT s.oid, s.oid FROM secured AS s
+        UNION
+        SELECT l.from_id, r.relation_id
+          FROM leads AS l JOIN policy AS p ON p.polrelid = l.to_id JOIN _grownext.entitlement_policy_read AS r ON r.policy_id = p.oid
     )
     SELECT (s.relation, NULL, 'policies have no effect: row security is off', format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY;', s.relation))::grownext.policy_problem
       FROM secured AS s WHERE s.has_policy AND NOT s.relrowsecurity
@@ -107,9 +126,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT (p.relation, p.name, format('calls %s(), which is volatile', c.proname), format('Declare %s() STABLE if its answer holds for a statement.', c.proname))::grownext.policy_problem
       FROM policy AS p JOIN _grownext.entitlement_policy_call AS c ON c.policy_id = p.oid WHERE c.provolatile = 'v'
     UNION ALL
-    SELECT (p.relation, p.name, format('reads its own table, which recurses'), 'Read it in a SECURITY DEFINER function whose owner bypasses the policy.')::grownext.policy_problem
-      FROM policy AS p
-     WHERE p.expression ~ ('\m(FROM|JOIN)\M[( ]+([a-z0-9_"]+\.)?' || (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = p.polrelid) || '\M')
+    SELECT (p.relation, p.name, CASE WHEN r.relation_id = p.polrelid THEN 'reads its own table, which recurses'
+                                     ELSE format('reads %s, whose policies lead back here, which recurses', r.relation_id::regclass) END,
+            'Read it in a SECURITY DEFINER function whose owner bypasses the policy.')::grownext.policy_problem
+      FROM policy AS p JOIN _grownext.entitlement_policy_read AS r ON r.policy_id = p.oid
+     WHERE EXISTS (SELECT FROM leads AS l WHERE l.from_id = r.relation_id AND l.to_id = p.polrelid)
+    UNION ALL
+    SELECT (p.relation, p.name, 'is for PUBLIC: for every role, also those that will be made',
+            format('ALTER POLICY %I ON %s TO grownext_user;', p.name, p.relation))::grownext.policy_problem
+      FROM policy AS p WHERE p.polpermissive AND p.polroles = '{0}' AND p.name !~ '^grownext_'
     UNION ALL
     SELECT (p.relation, p.name, format('asks for feature "%s", which does not exist', m.match[1]),
             format('SELECT grownext.feature_define(%L, product, kind);', m.match[1]))::grownext.policy_problem
@@ -128,7 +153,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       FROM secured AS s
       JOIN policy AS p ON p.polrelid = s.oid
       JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
-     WHERE s.relrowsecurity AND p.expression ~ ('\m' || a.attname || '\M = (\( SELECT )?grownext\.(current_tenant|entitled_tenant)\(')
+     WHERE s.relrowsecurity
+       AND (p.expression ~ ('\m' || a.attname || '\M = (\( SELECT )?grownext\.(current_tenant|entitled_tenant)\(')
+            OR a.attname = 'tenant_id' AND p.expression ~ '\mtenant_id\M')
        AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = s.oid AND i.indkey[0] = a.attnum AND i.indpred IS NULL AND i.indisvalid);
 $$;
 COMMENT ON FUNCTION grownext.policy_lint() IS 'Row policies of the application that are slow, open or without effect, each with what mends it.';

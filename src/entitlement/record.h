@@ -23,38 +23,63 @@ typedef struct GnRecordKey
 #define GN_FLAG_ALLOWED 1
 #define GN_FLAG_COUNTED 2 /* the counter has a say, too */
 
+/* What a check reads comes first. */
 typedef struct GnRecord
 {
 	GnRecordKey key;
 	GnStamp stamp;
 	GnScope scope;
-	uint32 clock;      /* gn_clock_epoch */
-	TimestampTz at;    /* when it was read */
 	TimestampTz until; /* when the next thing begins or ends by itself */
-	pg_uuid_t top;     /* the topmost tenant, or this one */
-	pg_tz *top_zone;
-	bool user_grants; /* are there any, to whomever */
-	GnTenantState state;
-	pg_tz *zone;
-	int count; /* of features */
-	GnDecision *decisions;
+	uint32 clock;      /* gn_clock_epoch */
+	int count;         /* of features */
 	uint8 *flags;
+	bool user_grants; /* are there any, to whomever */
+	bool used;        /* since the cache last looked for what to forget */
+	GnTenantState state;
+	TimestampTz at; /* when it was read */
+	pg_tz *zone;
+	pg_uuid_t top; /* the topmost tenant, or this one */
+	pg_tz *top_zone;
+	GnDecision *decisions;
+	char version[GN_VERSION_SIZE]; /* of the content; empty until it is asked for */
 	size_t size;
-	dlist_node used; /* the first was used last */
+	dlist_node place; /* among those that are remembered */
 	MemoryContext memory;
 } GnRecord;
 
-extern void gn_record_init(void);
 extern void gn_plan_init(void);
 
-/* Changes when a record goes: pointers from before may dangle. */
-extern uint64 gn_record_epoch;
+/* Made and read between gn_spi_begin and gn_spi_end ------------------------- */
 
-/* Is it still true at that instant? Messages must have been taken. */
-extern bool gn_record_current(const GnRecord *record, TimestampTz now);
+/* The record of the tenant above: the cached one for now, else compiled. */
+typedef const GnRecord *(*GnRecordParent)(const pg_uuid_t *tenant, TimestampTz at);
 
-/* Does the time matter to it at all? Reading the clock costs as much as the check. */
-extern bool gn_record_timeless(const GnRecord *record);
+static inline GnRecordKey
+gn_record_key(const pg_uuid_t *tenant, const pg_uuid_t *user)
+{
+	GnRecordKey key = {.tenant = *tenant};
+
+	if (user)
+		key.user = *user;
+	return key;
+}
+
+/* As of any instant, in the current memory context; change is of a preview, or NULL. */
+extern GnRecord *
+gn_record_make(const GnRecordKey *key, const pg_uuid_t *user, TimestampTz at,
+			   const GnChange *change, GnRecordParent parent_record);
+
+/* The same with the parents' made for it: nothing is cached. */
+extern GnRecord *
+gn_record_compile(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at);
+
+/* The same, as if a subscription of the tenant had been changed at that instant. */
+extern GnRecord *
+gn_record_preview(const pg_uuid_t *tenant, TimestampTz at, const GnChange *change);
+
+/* Remembered; record_cache.c ------------------------------------------------ */
+
+extern void gn_record_init(void);
 
 /*
  * The record of a tenant, and of one of its users if one is named, as of now; valid
@@ -63,12 +88,10 @@ extern bool gn_record_timeless(const GnRecord *record);
 extern const GnRecord *
 gn_record(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz now);
 
-/* One without cache, as of any instant, in the current memory context. */
-extern GnRecord *
-gn_record_compile(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz at);
-
-/* The same, as if a subscription of the tenant had been changed at that instant. */
-extern GnRecord *
-gn_record_preview(const pg_uuid_t *tenant, TimestampTz at, const GnChange *change);
+/*
+ * What is remembered of just this tenant and user, if it still is true, else NULL;
+ * anywhere, and without a palloc. Messages must have been taken.
+ */
+extern const GnRecord *gn_record_cached(const pg_uuid_t *tenant, const pg_uuid_t *user);
 
 #endif

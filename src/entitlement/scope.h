@@ -4,7 +4,9 @@
 
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "storage/lock.h"
+#include "utils/uuid.h"
 
 /*
  * What a backend reads under the latest snapshot is good for everybody until a marker
@@ -21,7 +23,13 @@ typedef struct GnScope
 extern GnScope gn_scope_now(void);
 
 /* May what was read in that scope answer now? */
-extern bool gn_scope_holds(const GnScope *scope);
+extern bool gn_scope_is_current(const GnScope *scope);
+static inline bool
+gn_scope_holds(const GnScope *scope)
+{
+	return scope->transaction == 0 ? !IsolationUsesXactSnapshot()
+								   : gn_scope_is_current(scope);
+}
 
 /* Makes the snapshot of the current scope the active one; pop it afterwards. */
 extern void gn_scope_push_snapshot(void);
@@ -42,7 +50,13 @@ typedef struct GnStamp
 	uint8 buckets[GN_TENANT_DEPTH];
 } GnStamp;
 
+extern void gn_stamp_init(void);
+
 /* Did anything of it move since? Messages must have been taken. */
 extern bool gn_stamp_moved(const GnStamp *stamp);
+
+/* The bucket of a tenant's marker, and how often that moved. */
+extern uint8 gn_stamp_bucket(const pg_uuid_t *tenant);
+extern uint64 gn_stamp_generation(uint8 bucket);
 
 #endif

@@ -30,6 +30,9 @@ CREATE TYPE grownext.usage_result AS (
     resets_at timestamptz,
     reason    text);
 
+CREATE TYPE grownext.entitlement_claims_state AS (current boolean, features text[]);
+COMMENT ON TYPE grownext.entitlement_claims_state IS 'What the entitlements in a token say, and whether they still hold.';
+
 CREATE TYPE grownext.policy_problem AS (relation text, policy text, problem text, hint text);
 COMMENT ON TYPE grownext.policy_problem IS 'What policy_lint() found, and what mends it.';
 

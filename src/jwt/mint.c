@@ -20,6 +20,7 @@
 #include "jwt/base64url.h"
 #include "jwt/jose.h"
 #include "jwt/json_text.h"
+#include "jwt/jwt.h"
 #include "jwt/key.h"
 #include "jwt/profile.h"
 #include "jwt/token.h"
@@ -32,8 +33,16 @@ GN_FUNCTION(gn_jwt_issue);
 /* What only the minting itself says. */
 static const char *const reserved_claims[] = {"iss", "sub", "aud", "exp",
 											  "iat", "nbf", "jti", NULL};
-/* What only sessions and act_as say. */
-static const char *const bound_claims[] = {"sid", "act", NULL};
+/* What only the platform says: sessions, act_as and the entitlements of a tenant. */
+static const char *const bound_claims[] = {"sid", "act", "ent", "entc", "entv", NULL};
+
+static GnEntitlementClaims entitlement_claims = NULL;
+
+void
+gn_jwt_set_entitlement_claims(GnEntitlementClaims provider)
+{
+	entitlement_claims = provider;
+}
 
 static bool
 name_in(const JsonbValue *name, const char *const *names)
@@ -256,12 +265,42 @@ sign_token(GnSigningKey *key, const StringInfoData *payload)
 	return token;
 }
 
-/* The claims of a token: those asked for, and those that the profile's hook adds. */
+static Jsonb *
+join_claims(Jsonb *claims, Jsonb *added)
+{
+	if (added == NULL)
+		return claims;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(claims),
+											  JsonbPGetDatum(added)));
+}
+
+static Jsonb *
+add_hook_claims(const GnTokenProfile *profile, const char *purpose, const char *subject,
+				Jsonb *claims)
+{
+	Jsonb *added;
+
+	if (profile->hook.schema == NULL)
+		return claims;
+	if (claims == NULL)
+		claims = gn_jsonb_from_text("{}");
+	added = gn_claims_hook_run(&(GnClaimsHook){pstrdup(profile->hook.schema),
+											   pstrdup(profile->hook.name),
+											   pstrdup(profile->hook.owner)},
+							   subject, claims);
+	/* the hook may have changed anything, and the cached profile with it */
+	if (added)
+		check_claim_values(added, gn_token_profile(purpose), false);
+	return join_claims(claims, added);
+}
+
+/* The claims of a token: those asked for, those that the profile's hook adds, and the
+ * entitlements of the tenant. */
 static Jsonb *
 resolve_claims(const char *purpose, const char *subject, Jsonb *claims, bool platform)
 {
 	const GnTokenProfile *profile = gn_token_profile(purpose);
-	Jsonb *added;
+	bool with_entitlements;
 
 	if (claims)
 	{
@@ -274,20 +313,11 @@ resolve_claims(const char *purpose, const char *subject, Jsonb *claims, bool pla
 		if (!platform && strcmp(purpose, GN_PURPOSE_ACCESS) == 0)
 			check_role_claim(claims);
 	}
-	if (profile->hook.schema == NULL)
+	with_entitlements = profile->entitlements;
+	claims = add_hook_claims(profile, purpose, subject, claims);
+	if (!with_entitlements || claims == NULL || entitlement_claims == NULL)
 		return claims;
-	if (claims == NULL)
-		claims = gn_jsonb_from_text("{}");
-	added = gn_claims_hook_run(&(GnClaimsHook){pstrdup(profile->hook.schema),
-											   pstrdup(profile->hook.name),
-											   pstrdup(profile->hook.owner)},
-							   subject, claims);
-	if (added == NULL)
-		return claims;
-	/* the hook may have changed anything, and the cached profile with it */
-	check_claim_values(added, gn_token_profile(purpose), false);
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(claims),
-											  JsonbPGetDatum(added)));
+	return join_claims(claims, entitlement_claims(subject, claims));
 }
 
 /* platform: sessions and impersonations may say what callers may not. */

@@ -115,6 +115,14 @@ row_integer(TupleTableSlot *row, const char *column)
 	return DatumGetInt32(gn_row_value(row, column, &isnull));
 }
 
+static bool
+row_boolean(TupleTableSlot *row, const char *column)
+{
+	bool isnull;
+
+	return DatumGetBool(gn_row_value(row, column, &isnull)) && !isnull;
+}
+
 /* A text[] of a row; -1 for NULL. */
 static int
 row_texts(TupleTableSlot *row, const char *column, char ***texts)
@@ -153,6 +161,7 @@ load_profile(TupleTableSlot *row, void *arg)
 		.name = row_name(row, "hook_name"),
 		.owner = row_name(row, "hook_owner"),
 	};
+	profile->entitlements = row_boolean(row, "entitlements");
 	if (profile->issuer == NULL)
 		profile->issuer = platform.issuer;
 	if (profile->audience_count < 0)

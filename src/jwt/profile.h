@@ -32,6 +32,7 @@ struct GnTokenProfile
 	char **claims;
 	const char *typ;
 	GnClaimsHook hook;
+	bool entitlements; /* of the tenant, as a bitset */
 };
 
 extern void gn_token_profile_init(void);

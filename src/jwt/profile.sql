@@ -31,7 +31,7 @@ DECLARE
 BEGIN
     PERFORM _grownext.jwt_check_purpose(purpose);
     PERFORM _grownext.core_check_options(options,
-        '{"issuer": "string", "audiences": "array", "ttl": "string", "max_ttl": "string", "claims": "array", "typ": "string", "alg": "string", "claims_hook": "string"}');
+        '{"issuer": "string", "audiences": "array", "ttl": "string", "max_ttl": "string", "claims": "array", "typ": "string", "alg": "string", "claims_hook": "string", "entitlements": "boolean"}');
     wanted.purpose := purpose;
     wanted.issuer := options ->> 'issuer';
     wanted.audiences := _grownext.jwt_profile_texts(options, 'audiences');
@@ -41,6 +41,7 @@ BEGIN
     wanted.hook_schema := hook_schema;
     wanted.hook_name := hook_name;
     wanted.hook_owner := hook_owner;
+    wanted.entitlements := coalesce((options ->> 'entitlements')::boolean, false);
 
     seconds := coalesce(extract(epoch FROM _grownext.jwt_interval_option(options, 'max_ttl')), 86400);
     IF seconds < 1 OR seconds > 31536000 THEN
@@ -76,7 +77,8 @@ BEGIN
     ON CONFLICT ON CONSTRAINT jwt_profile_pkey DO UPDATE
        SET issuer = EXCLUDED.issuer, audiences = EXCLUDED.audiences, ttl = EXCLUDED.ttl, max_ttl = EXCLUDED.max_ttl,
            claims = EXCLUDED.claims, typ = EXCLUDED.typ, alg = EXCLUDED.alg,
-           hook_schema = EXCLUDED.hook_schema, hook_name = EXCLUDED.hook_name, hook_owner = EXCLUDED.hook_owner;
+           hook_schema = EXCLUDED.hook_schema, hook_name = EXCLUDED.hook_name, hook_owner = EXCLUDED.hook_owner,
+           entitlements = EXCLUDED.entitlements;
     UPDATE _grownext.jwt_key AS k SET longest_ttl = wanted.max_ttl
      WHERE k.purpose = wanted.purpose AND k.state = 'active' AND k.longest_ttl < wanted.max_ttl;
     PERFORM _grownext.audit_write('token_profile.defined', 'token_profile:' || purpose, NULL, NULL, options);
@@ -109,7 +111,8 @@ SELECT u.purpose,
        p.alg,
        CASE WHEN p.hook_name IS NOT NULL THEN format('%I.%I(text,jsonb)', p.hook_schema, p.hook_name) END AS claims_hook,
        p.hook_owner,
-       p.purpose IS NOT NULL AS defined
+       p.purpose IS NOT NULL AS defined,
+       coalesce(p.entitlements, false) AS entitlements
   FROM (SELECT 'access' AS purpose
         UNION SELECT purpose FROM _grownext.jwt_key
         UNION SELECT purpose FROM _grownext.jwt_profile) AS u

@@ -68,6 +68,7 @@ CREATE TABLE _grownext.jwt_profile (
     hook_schema name,
     hook_name   name,
     hook_owner  name,
+    entitlements boolean NOT NULL DEFAULT false,
     CONSTRAINT jwt_profile_pkey PRIMARY KEY (purpose),
     CONSTRAINT jwt_profile_purpose_chk CHECK (purpose ~ '^[a-z][a-z0-9_]{0,31}$'),
     CONSTRAINT jwt_profile_issuer_chk CHECK (issuer <> ''),

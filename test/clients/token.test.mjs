@@ -250,3 +250,35 @@ test('50 sessions with 4 tabs each: nobody is logged out, and a replay ends its 
   const { rows } = await db.query("SELECT count(*)::int AS live FROM grownext.session WHERE user_id = $1 AND revoked_at IS NULL", [user]);
   assert.equal(rows[0].live, 49);
 });
+
+// What another program does with entitlements in a token: Node's own base64url, and the
+// names by their place.
+test('entitlements in a token are bits over the catalogue', async () => {
+  const tenant = '00000000-0000-4000-8000-00000000c0de';
+  const names = (ent, features) => {
+    const bits = Buffer.from(ent, 'base64url');
+    return features.filter((_, i) => (bits[i >> 3] >> (i & 7)) & 1);
+  };
+  await db.query("SELECT grownext.product_define('bits', 'Bits')");
+  await db.query("SELECT grownext.feature_define('bits.f' || g, 'bits', 'boolean') FROM generate_series(0, 19) AS g");
+  await db.query("SELECT grownext.tenant_create('bits', 'Bits', id => $1)", [tenant]);
+  await db.query("SELECT grownext.entitlement_grant($1, f, 'true') FROM unnest('{bits.f1,bits.f8,bits.f19}'::text[]) AS f", [tenant]);
+  await db.query(`SELECT grownext.token_profile_define('access', '{"entitlements": true}')`);
+  try {
+    const token = await ask(db, 'SELECT grownext.jwt_mint($1, $2)', 'ann', { tenant_id: tenant });
+    const { payload } = await jose.jwtVerify(token, jose.createLocalJWKSet(await publicKeys()), { issuer, audience });
+    const catalogue = await ask(db, 'SELECT grownext.entitlement_catalogue()');
+    assert.equal(payload.entc, catalogue.entc);
+    assert.deepEqual(names(payload.ent, catalogue.features), ['bits.f1', 'bits.f8', 'bits.f19']);
+    const state = async () => (await db.query('SELECT * FROM grownext.entitlement_claims_check($1)', [payload])).rows[0];
+    assert.deepEqual(await state(), { current: true, features: ['bits.f1', 'bits.f8', 'bits.f19'] });
+    await db.query("SELECT grownext.entitlement_block($1, 'bits.f8', 'test')", [tenant]);
+    assert.equal((await state()).current, false);
+    // another session says the same of another token
+    const other = await pool.query('SELECT grownext.entitlement_claims($1) AS now', [tenant]);
+    assert.deepEqual(names(other.rows[0].now.ent, catalogue.features), ['bits.f1', 'bits.f19']);
+    assert.notEqual(other.rows[0].now.entv, payload.entv);
+  } finally {
+    await db.query("SELECT grownext.token_profile_define('access', '{}')");
+  }
+});

@@ -126,15 +126,15 @@ CREATE TABLE gp.bad (id int PRIMARY KEY, tenant_id uuid);
 CREATE POLICY open_door ON gp.bad USING (true);
 RESET ROLE;
 SELECT set_eq($$ SELECT policy, problem FROM grownext.policy_lint() WHERE relation = 'gp.bad' $$,
-              $$ VALUES ('open_door', 'lets everybody at rows of every tenant'), (NULL, 'policies have no effect: row security is off') $$, 'open, and off');
+              $$ VALUES ('open_door', 'lets everybody at rows of every tenant'), ('open_door', 'is for PUBLIC: for every role, also those that will be made'), (NULL, 'policies have no effect: row security is off') $$, 'open, and off');
 ALTER TABLE gp.bad ENABLE ROW LEVEL SECURITY;
 DROP POLICY open_door ON gp.bad;
-CREATE POLICY p_slow ON gp.bad USING (gp.slow(tenant_id));
-CREATE POLICY p_wrapped ON gp.bad USING ((SELECT gp.slow(NULL)));
-CREATE POLICY p_setting ON gp.bad USING (tenant_id = current_setting('app.tenant')::uuid);
-CREATE POLICY p_moody ON gp.bad USING (gp.moody());
-CREATE POLICY p_self ON gp.bad USING (EXISTS (SELECT FROM gp.bad AS b WHERE b.id = 1));
-CREATE POLICY p_unknown ON gp.bad USING (grownext.entitled('gp.typo'));
+CREATE POLICY p_slow ON gp.bad TO gp_app USING (gp.slow(tenant_id));
+CREATE POLICY p_wrapped ON gp.bad TO gp_app USING ((SELECT gp.slow(NULL)));
+CREATE POLICY p_setting ON gp.bad TO gp_app USING (tenant_id = current_setting('app.tenant')::uuid);
+CREATE POLICY p_moody ON gp.bad TO gp_app USING (gp.moody());
+CREATE POLICY p_self ON gp.bad TO gp_app USING (EXISTS (SELECT FROM gp.bad AS b WHERE b.id = 1));
+CREATE POLICY p_unknown ON gp.bad TO gp_app USING (grownext.entitled('gp.typo'));
 CREATE POLICY p_tenant ON gp.bad USING (tenant_id = grownext.current_tenant());
 SELECT set_eq($$ SELECT policy, problem FROM grownext.policy_lint() WHERE relation = 'gp.bad' $$,
               $$ VALUES (NULL, 'row security is not forced: the owner sees every row'),
@@ -143,9 +143,34 @@ SELECT set_eq($$ SELECT policy, problem FROM grownext.policy_lint() WHERE relati
                         ('p_moody', 'calls moody() for each row'),
                         ('p_moody', 'calls moody(), which is volatile'),
                         ('p_self', 'reads its own table, which recurses'),
+                        ('p_tenant', 'is for PUBLIC: for every role, also those that will be made'),
                         ('p_unknown', 'asks for feature "gp.typo", which does not exist'),
                         (NULL, 'no index leads with "tenant_id", by which policies choose rows') $$, 'every fault, and no other');
 SELECT is((SELECT hint FROM grownext.policy_lint() WHERE relation = 'gp.bad' AND problem LIKE 'no index%'), 'CREATE INDEX CONCURRENTLY ON gp.bad (tenant_id);', 'with what mends it');
+SELECT is((SELECT hint FROM grownext.policy_lint() WHERE relation = 'gp.bad' AND problem LIKE '%PUBLIC%'), 'ALTER POLICY p_tenant ON gp.bad TO grownext_user;', 'also whom it is for');
+
+-- recursion by way of other tables, as the server finds it when it is too late
+CREATE TABLE gp.folder (id int PRIMARY KEY, owner text);
+CREATE TABLE gp.share (folder_id int, reader text);
+CREATE TABLE gp.note (id int PRIMARY KEY, folder_id int);
+ALTER TABLE gp.folder ENABLE ROW LEVEL SECURITY;
+ALTER TABLE gp.folder FORCE ROW LEVEL SECURITY;
+ALTER TABLE gp.share ENABLE ROW LEVEL SECURITY;
+ALTER TABLE gp.share FORCE ROW LEVEL SECURITY;
+ALTER TABLE gp.note ENABLE ROW LEVEL SECURITY;
+ALTER TABLE gp.note FORCE ROW LEVEL SECURITY;
+GRANT SELECT ON gp.folder, gp.share, gp.note TO gp_app;
+CREATE POLICY shared ON gp.folder TO gp_app USING (id IN (SELECT s.folder_id FROM gp.share AS s));
+CREATE POLICY own ON gp.share TO gp_app USING (reader = grownext.current_subject());
+CREATE POLICY filed ON gp.note TO gp_app USING (folder_id IN (SELECT f.id FROM gp.folder AS f));
+SELECT is_empty($$ SELECT * FROM grownext.policy_lint() WHERE relation IN ('gp.folder', 'gp.share', 'gp.note') $$, 'to read another table is no fault');
+CREATE POLICY granted ON gp.share TO gp_app USING (folder_id IN (SELECT f.id FROM gp.folder AS f));
+SELECT set_eq($$ SELECT relation, policy, problem FROM grownext.policy_lint() WHERE relation IN ('gp.folder', 'gp.share', 'gp.note') $$,
+              $$ VALUES ('gp.folder', 'shared', 'reads gp.share, whose policies lead back here, which recurses'),
+                        ('gp.share', 'granted', 'reads gp.folder, whose policies lead back here, which recurses') $$, 'a circle is, for those in it');
+SET ROLE gp_app;
+SELECT throws_ok('SELECT * FROM gp.folder', '42P17', NULL, 'which the server refuses');
+RESET ROLE;
 SELECT ok(NOT has_function_privilege('gp_app', 'grownext.policy_lint()', 'EXECUTE'), 'policy_lint() is not for end users');
 
 SELECT * FROM finish();

@@ -32,7 +32,7 @@ SELECT is((SELECT string_agg(replace(r.rolname, 'grownext_', ''), ' ' ORDER BY r
           t.grantees, t.name || ': who may call it')
   FROM promised AS t LEFT JOIN pg_proc AS p ON p.proname = t.name AND p.pronamespace = 'grownext'::regnamespace ORDER BY t.name;
 SELECT columns_are('grownext', 'key_policy', ARRAY['purpose', 'rotate_after', 'publish_before', 'rotate_at', 'keep_retired', 'next_kid', 'publish_at', 'next_rotation_at']);
-SELECT columns_are('grownext', 'token_profile', ARRAY['purpose', 'issuer', 'audiences', 'ttl', 'max_ttl', 'claims', 'typ', 'alg', 'claims_hook', 'hook_owner', 'defined']);
+SELECT columns_are('grownext', 'token_profile', ARRAY['purpose', 'issuer', 'audiences', 'ttl', 'max_ttl', 'claims', 'typ', 'alg', 'claims_hook', 'hook_owner', 'defined', 'entitlements']);
 SELECT is_empty($$SELECT column_name FROM information_schema.columns WHERE table_schema = 'grownext' AND column_name = 'sealed'$$, 'no view shows a private part');
 
 -- the views' own readers can read them
