@@ -26,9 +26,10 @@ GN_FUNCTION(gn_core_invalidate);
 GN_FUNCTION(gn_core_touch);
 
 /*
- * InvalidOid means that messages were lost: everything is stale. A marker that was
- * named is looked up anew: the message may tell of its drop, and an extension that is
- * created again has another of that name.
+ * InvalidOid means that messages were lost: everything is stale. For a marker whose OID
+ * is not known every message counts, so that it has to be looked up only once there
+ * are messages to be told apart. One that was named is looked up anew: the message may
+ * tell of its drop, and an extension that is created again has another of that name.
  */
 static void
 note_invalidation(Datum arg, Oid relid)
@@ -39,6 +40,7 @@ note_invalidation(Datum arg, Oid relid)
 			continue;
 		m->generation++;
 		m->relid = InvalidOid;
+		m->to_look_up = true;
 	}
 }
 
@@ -53,6 +55,7 @@ gn_marker_register(GnMarker *marker)
 {
 	marker->generation = 1;
 	marker->relid = InvalidOid;
+	marker->to_look_up = false;
 	marker->next = markers;
 	markers = marker;
 }
@@ -75,6 +78,7 @@ gn_cache_catch_up(void)
 uint64
 gn_marker_look_up(GnMarker *marker)
 {
+	marker->to_look_up = false; /* unless one comes now */
 	marker->relid = marker_relid(marker->name);
 	return ++marker->generation;
 }

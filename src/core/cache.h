@@ -14,7 +14,8 @@
 typedef struct GnMarker
 {
 	const char *name; /* the composite type */
-	Oid relid;
+	Oid relid;        /* InvalidOid: not known, every message counts */
+	bool to_look_up;  /* one came */
 	uint64 generation;
 	struct GnMarker *next;
 } GnMarker;
@@ -37,7 +38,7 @@ extern uint64 gn_marker_look_up(GnMarker *marker);
 static inline uint64
 gn_marker_current(GnMarker *marker)
 {
-	return OidIsValid(marker->relid) ? marker->generation : gn_marker_look_up(marker);
+	return marker->to_look_up ? gn_marker_look_up(marker) : marker->generation;
 }
 
 /* Sends the message of a marker, as the trigger function does. */

@@ -137,4 +137,28 @@
 #define gn_serves_client(proc) (!(proc)->isBackgroundWorker)
 #endif
 
+/* 16 (b0a55e4) renamed what says where a relation's file is, 17 (024c521) the number of
+ * no backend. */
+#if PG_VERSION_NUM >= 160000
+#include "storage/relfilelocator.h"
+#define GnFileLocator RelFileLocator
+#else
+#include "storage/relfilenode.h"
+#define GnFileLocator RelFileNode
+#endif
+#define gn_file_locator(tablespace, database, file)                                    \
+	((GnFileLocator){(tablespace), (database), (file)})
+#if PG_VERSION_NUM >= 170000
+#define GN_NO_BACKEND INVALID_PROC_NUMBER
+#else
+#define GN_NO_BACKEND InvalidBackendId
+#endif
+
+/* 18 (5983a4c) keeps what deforming needs of a column in a second place. */
+#if PG_VERSION_NUM >= 180000
+#define gn_attribute_filled(desc, i) populate_compact_attribute(desc, i)
+#else
+#define gn_attribute_filled(desc, i) ((void) 0)
+#endif
+
 #endif

@@ -4,17 +4,24 @@
 
 #include "postgres.h"
 
-#include "executor/tuptable.h"
+#include "access/tupdesc.h"
 #include "utils/snapshot.h"
 
-/* Memory of a row's values is good until the reader returns. */
-typedef void (*GnRowReader)(TupleTableSlot *row, void *arg);
+/* A row as it is read; its values are good until the reader returns. */
+typedef struct GnRow
+{
+	TupleDesc desc;
+	const Datum *values;
+	const bool *nulls;
+} GnRow;
+
+typedef void (*GnRowReader)(const GnRow *row, void *arg);
 
 /* Every visible row of _grownext.<table>. For what fits into a few pages. */
 extern void
 gn_table_scan(const char *table, Snapshot snapshot, GnRowReader read, void *arg);
 
 /* A column by name. One that the SQL of an earlier version has not got is NULL. */
-extern Datum gn_row_value(TupleTableSlot *row, const char *column, bool *isnull);
+extern Datum gn_row_value(const GnRow *row, const char *column, bool *isnull);
 
 #endif

@@ -87,7 +87,7 @@ public_number(const Jsonb *jwk, const char *name)
 }
 
 static char *
-text_value(TupleTableSlot *row, const char *column)
+text_value(const GnRow *row, const char *column)
 {
 	bool isnull;
 	Datum datum = gn_row_value(row, column, &isnull);
@@ -97,7 +97,7 @@ text_value(TupleTableSlot *row, const char *column)
 
 /* A key of a newer library's algorithm is passed over: it is unknown here. */
 static void
-load_key(TupleTableSlot *row, void *arg)
+load_key(const GnRow *row, void *arg)
 {
 	const GnJoseAlg *alg = gn_jose_alg(text_value(row, "alg"));
 	char *provider;

@@ -126,7 +126,7 @@ typedef struct Search
 } Search;
 
 static void
-look_for(TupleTableSlot *row, void *arg)
+look_for(const GnRow *row, void *arg)
 {
 	Search *search = arg;
 	bool isnull;
@@ -157,8 +157,11 @@ open_local(GnSigningKey *key)
 	GnKeyNumbers numbers = key->numbers;
 	bytea *sealed = fetch_sealed(key);
 	size_t len;
-	uint8 *packed = gn_open(gn_jwt_key_seal_purpose(key->kid, alg->name), sealed, &len);
+	uint8 *packed;
 
+	if (sealed == NULL)
+		return false;
+	packed = gn_open(gn_jwt_key_seal_purpose(key->kid, alg->name), sealed, &len);
 	key->opened = gn_jose_private_unpack(alg, packed, len, &numbers) &&
 				  gn_jose_key_build(&key->private, alg, &numbers) == NULL;
 	gn_cleanse(packed, len);

@@ -75,7 +75,7 @@ load_audiences(Jsonb *list)
 }
 
 static void
-load_option(TupleTableSlot *row, void *arg)
+load_option(const GnRow *row, void *arg)
 {
 	bool isnull;
 	char *name = TextDatumGetCString(gn_row_value(row, "name", &isnull));
@@ -90,7 +90,7 @@ load_option(TupleTableSlot *row, void *arg)
 }
 
 static char *
-row_text(TupleTableSlot *row, const char *column)
+row_text(const GnRow *row, const char *column)
 {
 	bool isnull;
 	Datum datum = gn_row_value(row, column, &isnull);
@@ -99,7 +99,7 @@ row_text(TupleTableSlot *row, const char *column)
 }
 
 static char *
-row_name(TupleTableSlot *row, const char *column)
+row_name(const GnRow *row, const char *column)
 {
 	bool isnull;
 	Datum datum = gn_row_value(row, column, &isnull);
@@ -108,7 +108,7 @@ row_name(TupleTableSlot *row, const char *column)
 }
 
 static int64
-row_integer(TupleTableSlot *row, const char *column)
+row_integer(const GnRow *row, const char *column)
 {
 	bool isnull;
 
@@ -125,7 +125,7 @@ row_boolean(TupleTableSlot *row, const char *column)
 
 /* A text[] of a row; -1 for NULL. */
 static int
-row_texts(TupleTableSlot *row, const char *column, char ***texts)
+row_texts(const GnRow *row, const char *column, char ***texts)
 {
 	bool isnull;
 	Datum datum = gn_row_value(row, column, &isnull);
@@ -144,7 +144,7 @@ row_texts(TupleTableSlot *row, const char *column, char ***texts)
 }
 
 static void
-load_profile(TupleTableSlot *row, void *arg)
+load_profile(const GnRow *row, void *arg)
 {
 	GnTokenProfile *profile =
 		MemoryContextAllocZero(cache.memory, sizeof(GnTokenProfile));

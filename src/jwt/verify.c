@@ -318,7 +318,12 @@ jwt_init(void)
 	gn_key_import_init();
 	gn_caller_init();
 	if (gn_preloaded)
+	{
+		uint8 digest[GN_SHA256_SIZE];
+
 		gn_jose_prepare();
+		gn_sha256("", 0, digest);
+	}
 }
 
 const GnComponent gn_jwt_component = {

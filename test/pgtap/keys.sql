@@ -77,6 +77,15 @@ SAVEPOINT s;
 UPDATE _grownext.jwt_key SET provider = 'pkcs11', sealed = NULL WHERE state = 'active' AND purpose = 'access';
 SELECT throws_matching($$SELECT grownext.jwt_mint('ann')$$, 'is held by provider "pkcs11", which this library does not have', 'its key does not sign here, and the message says why');
 ROLLBACK TO s;
+-- a key whose private part went, as it does when it is revoked or its last token has expired
+UPDATE _grownext.jwt_key SET sealed = NULL WHERE state = 'active' AND purpose = 'access';
+SELECT throws_ok($$SELECT grownext.jwt_mint('ann')$$, 'NX016', 'the active signing key for purpose "access" has no private part', 'it does not sign');
+ROLLBACK TO s;
+SELECT grownext.key_create('HS256', 'inner'), grownext.key_rotate('inner') \g /dev/null
+SELECT grownext.jwt_mint('ann', purpose => 'inner') AS inner_token \gset
+UPDATE _grownext.jwt_key SET sealed = NULL WHERE state = 'active' AND purpose = 'inner';
+SELECT throws_ok(format($$SELECT grownext.jwt_verify(%L, purpose => 'inner')$$, :'inner_token'), 'NX011', 'token is not valid', 'nor verify, if it is symmetric');
+ROLLBACK TO s;
 
 -- Policies ---------------------------------------------------------------------
 
