@@ -134,6 +134,16 @@ SELECT throws_ok(format('SELECT grownext.bundle_migrate(%s)', args), code, messa
     ($$'gs-lite', 1, NULL, 'tomorrow'$$, '22023', '"at" cannot be "tomorrow"'),
     ($$'gs-lite', 1, NULL, NULL$$, '22023', '"at" cannot be "NULL"')) AS r (args, code, message);
 
+-- many at once
+SELECT grownext.bundle_define('gs-many', '{"gs.spaces": 1}');
+SELECT count(grownext.tenant_create('gs-many-' || g, 'Many', bundle => 'gs-many')) FROM generate_series(1, 1000) AS g;
+SELECT grownext.bundle_define('gs-many', '{"gs.spaces": 2}');
+SELECT is(grownext.bundle_migrate('gs-many', 2, at => 'now'), 1000, 'a thousand are moved in one call');
+SELECT is((SELECT count(*) FROM grownext.subscription WHERE bundle = 'gs-many' AND version = 2), 1000::bigint, 'all of them');
+SELECT is((SELECT count(DISTINCT e.target) FROM grownext.audit_event AS e
+            WHERE e.action = 'subscription.changed' AND e.change #> '{after,bundle}' = '"gs-many"'
+              AND e.change #> '{before,version}' = '1' AND e.change #> '{after,version}' = '2'), 1000::bigint, 'each with its event, before and after');
+
 -- Previews ---------------------------------------------------------------------------------
 
 CREATE FUNCTION gs_preview(sub uuid, bundle text, quantity int DEFAULT NULL) RETURNS text[] LANGUAGE sql AS $$
