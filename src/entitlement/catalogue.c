@@ -129,10 +129,9 @@ static void
 read_feature(GnFeature *feature, uint64 row)
 {
 	static const char *const kinds[] = {
-		[GN_KIND_BOOLEAN] = "boolean",
-		[GN_KIND_LIMIT] = "limit",
-		[GN_KIND_CONFIG] = "config",
-		[GN_KIND_METERED] = "metered",
+		[GN_KIND_BOOLEAN] = "boolean", [GN_KIND_LIMIT] = "limit",
+		[GN_KIND_CONFIG] = "config",   [GN_KIND_METERED] = "metered",
+		[GN_KIND_CREDIT] = "credit",   [GN_KIND_SEATS] = "seats",
 	};
 	static const char *const folds[] = {
 		[GN_FOLD_ANY] = "any",

@@ -110,6 +110,8 @@ answer_value(const GnAnswer *answer)
 			return holds ? decision->setting.value : NULL;
 		case GN_KIND_LIMIT:
 		case GN_KIND_METERED:
+		case GN_KIND_CREDIT:
+		case GN_KIND_SEATS:
 			return holds ? quota_jsonb(&decision->setting) : NULL;
 	}
 	return NULL;

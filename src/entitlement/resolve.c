@@ -55,6 +55,10 @@ gn_kind_name(GnKind kind)
 			return "config";
 		case GN_KIND_METERED:
 			return "metered";
+		case GN_KIND_CREDIT:
+			return "credit";
+		case GN_KIND_SEATS:
+			return "seats";
 	}
 	return NULL;
 }

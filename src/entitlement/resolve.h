@@ -15,7 +15,9 @@ typedef enum GnKind
 	GN_KIND_BOOLEAN,
 	GN_KIND_LIMIT,
 	GN_KIND_CONFIG,
-	GN_KIND_METERED
+	GN_KIND_METERED,
+	GN_KIND_CREDIT,
+	GN_KIND_SEATS
 } GnKind;
 
 typedef enum GnFold

@@ -3,7 +3,10 @@
 -- Which phase is in force, or was the last; and the one that is scheduled.
 CREATE OR REPLACE VIEW _grownext.entitlement_subscription_now AS
     SELECT s.id, s.tenant_id, v.bundle, v.version, p.quantity, s.addon,
-           CASE WHEN s.ended_at <= _grownext.core_now() THEN 'ended' ELSE s.status END AS status,
+           CASE WHEN s.ended_at <= _grownext.core_now() THEN 'ended'
+                -- a trial that is paid for goes on as a subscription like any other
+                WHEN s.status = 'trialing' AND s.trial_until <= _grownext.core_now() AND s.paid_through IS NOT NULL THEN 'active'
+                ELSE s.status END AS status,
            s.external_id, s.anchor, s.started_at, s.trial_until, s.paid_through, s.ended_at,
            n.bundle AS next_bundle, n.version AS next_version, n.quantity AS next_quantity, n.valid_from AS next_at, s.updated_at
       FROM _grownext.entitlement_subscription AS s

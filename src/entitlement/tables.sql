@@ -84,7 +84,7 @@ CREATE TABLE _grownext.entitlement_feature (
     CONSTRAINT entitlement_feature_product_fkey FOREIGN KEY (product) REFERENCES _grownext.entitlement_product (product),
     CONSTRAINT entitlement_feature_id_chk CHECK (id >= 0),
     CONSTRAINT entitlement_feature_feature_chk CHECK (feature ~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' AND length(feature) <= 200),
-    CONSTRAINT entitlement_feature_kind_chk CHECK (kind IN ('boolean', 'limit', 'config', 'metered')),
+    CONSTRAINT entitlement_feature_kind_chk CHECK (kind IN ('boolean', 'limit', 'config', 'metered', 'credit', 'seats')),
     CONSTRAINT entitlement_feature_inherit_chk CHECK (inherit IN ('own', 'parent', 'pool')),
     CONSTRAINT entitlement_feature_fold_chk CHECK (fold = ANY (CASE kind
         WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' ELSE '{max,sum}' END))

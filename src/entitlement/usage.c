@@ -2,19 +2,12 @@
  * src/entitlement/usage.c
  *	  Metering: consume and return, exact, in the caller's transaction.
  *
- * One guarded UPDATE of the period's row grants or denies. Under READ COMMITTED it
- * waits for whoever holds the row and judges by what that one left, so the sum of all
- * grants never exceeds the quota and a denial means that the quota was used up; a
- * rollback gives the units back. REPEATABLE READ raises 40001 instead of waiting for
- * a newer truth.
- *
- * While it waited, the right to consume may have ended. The change marker tells:
+ * A consume resolves the right as of now and counts (counter.c). Counting may wait for
+ * another transaction, and meanwhile the right may have ended. The change marker tells:
  * has anything that answers depend on changed since we resolved, the units are taken
  * back and the question is asked again. The row is ours by then, so nobody saw them.
  *
- * An idempotency key is inserted first. A second call with the same key therefore
- * waits for the first, and answers what that one got, even if those were the last
- * units. A denial removes the key again. Lock order: key, then counter.
+ * Lock order: idempotency key (usage_key.c), then counter.
  */
 #include "postgres.h"
 
@@ -25,43 +18,22 @@
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
-#include "entitlement/entitlement.h"
+#include "entitlement/usage.h"
 
 GN_FUNCTION(gn_usage_consume);
 GN_FUNCTION(gn_usage_require);
 GN_FUNCTION(gn_usage_return);
 
-typedef struct UsageCall
-{
-	const char *operation; /* consume | return */
-	pg_uuid_t tenant;
-	char *feature; /* NULL was given: unknown */
-	int64 amount;
-	char *key; /* or NULL */
-	TimestampTz now;
-} UsageCall;
-
-typedef struct UsageResult
-{
-	bool allowed;
-	bool counted; /* the next four are of meaning */
-	int64 used;
-	bool unlimited;
-	int64 quota;
-	TimestampTz resets_at;
-	const char *reason; /* NULL if allowed */
-} UsageResult;
-
-static Datum
-usage_column(int number, bool *isnull)
+Datum
+gn_usage_column(int number, bool *isnull)
 {
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
 }
 
-static UsageCall
+static GnUsageCall
 usage_arguments(FunctionCallInfo fcinfo, const char *operation)
 {
-	UsageCall call = {.operation = operation, .now = gn_now()};
+	GnUsageCall call = {.operation = operation, .now = gn_now()};
 
 	if (PG_ARGISNULL(1) || PG_GETARG_INT64(1) <= 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -83,7 +55,7 @@ usage_arguments(FunctionCallInfo fcinfo, const char *operation)
 
 /* As of this moment, with what was committed while we waited. */
 static GnAnswer *
-resolve_now(const UsageCall *call)
+resolve_now(const GnUsageCall *call)
 {
 	pg_uuid_t user;
 	GnQuestion question = {
@@ -97,213 +69,8 @@ resolve_now(const UsageCall *call)
 	return gn_entitlement_answer(&question, false, CurrentMemoryContext, &count);
 }
 
-/*
- * Answers from the key's row, false if there is none; raises if it stands for another
- * call.
- */
-static bool
-read_key(const UsageCall *call, UsageResult *result)
-{
-	static GnQuery query = GN_QUERY(
-		"SELECT f.feature = $4 AND k.amount = $5, (k.result).used, (k.result).quota,"
-		" (k.result).resets_at"
-		" FROM _grownext.entitlement_usage_key AS k"
-		" JOIN _grownext.entitlement_feature AS f ON f.id = k.feature_id"
-		" WHERE k.tenant_id = $1 AND k.operation = $2 AND k.idempotency_key = $3",
-		UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID);
-	Datum values[5] = {UUIDPGetDatum(&call->tenant),
-					   CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key),
-					   CStringGetTextDatum(call->feature), Int64GetDatum(call->amount)};
-	bool isnull;
-	Datum quota;
-	Datum resets_at;
-
-	if (gn_spi_execute(&query, values, NULL, false) != 1)
-		return false;
-	if (!DatumGetBool(usage_column(1, &isnull)))
-		ereport(ERROR, (errcode(GN_ERRCODE_IDEMPOTENCY_CONFLICT),
-						errmsg("idempotency key \"%s\" was used with other arguments",
-							   call->key)));
-	*result = (UsageResult){.allowed = true, .counted = true};
-	result->used = DatumGetInt64(usage_column(2, &isnull));
-	quota = usage_column(3, &isnull);
-	result->unlimited = isnull;
-	result->quota = isnull ? 0 : DatumGetInt64(quota);
-	resets_at = usage_column(4, &isnull);
-	if (isnull)
-		TIMESTAMP_NOEND(result->resets_at);
-	else
-		result->resets_at = DatumGetTimestampTz(resets_at);
-	return true;
-}
-
-/*
- * Takes the key for this call, waiting while another transaction holds it; true if
- * the result is there already. An unknown feature has no keys.
- */
-static bool
-key_answers(const UsageCall *call, UsageResult *result)
-{
-	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.entitlement_usage_key"
-		" (tenant_id, operation, idempotency_key, feature_id, amount, created_at)"
-		" SELECT $1, $2, $3, f.id, $5, $6"
-		" FROM _grownext.entitlement_feature AS f WHERE f.feature = $4"
-		" ON CONFLICT DO NOTHING",
-		UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID);
-	Datum values[6] = {UUIDPGetDatum(&call->tenant),
-					   CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key),
-					   CStringGetTextDatum(call->feature),
-					   Int64GetDatum(call->amount),
-					   TimestampTzGetDatum(call->now)};
-
-	return gn_spi_execute(&query, values, NULL, false) == 0 && read_key(call, result);
-}
-
 static void
-drop_key(const UsageCall *call)
-{
-	static GnQuery query =
-		GN_QUERY("DELETE FROM _grownext.entitlement_usage_key WHERE tenant_id = $1"
-				 " AND operation = $2 AND idempotency_key = $3",
-				 UUIDOID, TEXTOID, TEXTOID);
-	Datum values[3] = {UUIDPGetDatum(&call->tenant),
-					   CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key)};
-
-	gn_spi_execute(&query, values, NULL, false);
-}
-
-static void
-answer_key(const UsageCall *call, const UsageResult *result)
-{
-	static GnQuery query =
-		GN_QUERY("UPDATE _grownext.entitlement_usage_key"
-				 " SET result = ROW(true, $4, $5, greatest($5 - $4, 0), $6, "
-				 "NULL)::grownext.usage_result"
-				 " WHERE tenant_id = $1 AND operation = $2 AND idempotency_key = $3",
-				 UUIDOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
-	Datum values[6] = {UUIDPGetDatum(&call->tenant),
-					   CStringGetTextDatum(call->operation),
-					   CStringGetTextDatum(call->key),
-					   Int64GetDatum(result->used),
-					   Int64GetDatum(result->quota),
-					   TimestampTzGetDatum(result->resets_at)};
-	char nulls[] = "      ";
-
-	if (result->unlimited)
-		nulls[4] = 'n';
-	if (TIMESTAMP_IS_NOEND(result->resets_at))
-		nulls[5] = 'n';
-	gn_spi_execute(&query, values, nulls, false);
-}
-
-/* The four columns that name a period's row, as $1 to $4. */
-#define USAGE_ROW                                                                      \
-	"tenant_id = $1 AND feature_id = $2 AND period_start = $3 AND period = $4"
-
-static void
-name_row(const GnAnswer *answer, Datum *values)
-{
-	values[0] = UUIDPGetDatum(&answer->holder);
-	values[1] = Int32GetDatum(answer->known->id);
-	values[2] = TimestampTzGetDatum(answer->period_start);
-	values[3] = CStringGetTextDatum(gn_period_name(answer->decision.setting.period));
-}
-
-/* The guarded update; false if there is no row, or no room in it. */
-static bool
-add_to_row(const UsageCall *call, const GnAnswer *answer, int64 ceiling, int64 *used)
-{
-	static GnQuery query =
-		GN_QUERY("UPDATE _grownext.entitlement_usage SET used = used + $5, quota = $7"
-				 " WHERE " USAGE_ROW " AND used <= $6 - $5 RETURNING used",
-				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT8OID, INT8OID);
-	const GnSetting *setting = &answer->decision.setting;
-	Datum values[7];
-	bool isnull;
-
-	name_row(answer, values);
-	values[4] = Int64GetDatum(call->amount);
-	values[5] = Int64GetDatum(ceiling);
-	values[6] = Int64GetDatum(setting->quota);
-	if (gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL, false) !=
-		1)
-		return false;
-	*used = DatumGetInt64(usage_column(1, &isnull));
-	return true;
-}
-
-/* The first consume of a period; false if somebody else was first. */
-static bool
-insert_row(const UsageCall *call, const GnAnswer *answer, int64 *used)
-{
-	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.entitlement_usage"
-		" (tenant_id, feature_id, period_start, period, used, period_end, quota)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT8OID);
-	const GnSetting *setting = &answer->decision.setting;
-	Datum values[7];
-
-	name_row(answer, values);
-	values[4] = Int64GetDatum(call->amount);
-	values[5] = TimestampTzGetDatum(answer->period_end);
-	values[6] = Int64GetDatum(setting->quota);
-	*used = call->amount;
-	return gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL,
-						  false) == 1;
-}
-
-static int64
-used_of_row(const GnAnswer *answer)
-{
-	static GnQuery query =
-		GN_QUERY("SELECT used FROM _grownext.entitlement_usage WHERE " USAGE_ROW,
-				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[4];
-	bool isnull;
-
-	name_row(answer, values);
-	if (gn_spi_execute(&query, values, NULL, false) != 1)
-		return 0;
-	return DatumGetInt64(usage_column(1, &isnull));
-}
-
-/* Units that this very transaction added a moment ago. */
-static void
-take_back(const UsageCall *call, const GnAnswer *answer)
-{
-	static GnQuery query = GN_QUERY(
-		"UPDATE _grownext.entitlement_usage SET used = used - $5 WHERE " USAGE_ROW,
-		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID);
-	Datum values[5];
-
-	name_row(answer, values);
-	values[4] = Int64GetDatum(call->amount);
-	gn_spi_execute(&query, values, NULL, false);
-}
-
-/* True if the units were counted; used is what the row says then, or what denied them.
- */
-static bool
-count_units(const UsageCall *call, const GnAnswer *answer, int64 *used)
-{
-	const GnSetting *setting = &answer->decision.setting;
-	int64 ceiling = setting->unlimited || setting->soft ? PG_INT64_MAX : setting->quota;
-
-	if (call->amount <= ceiling &&
-		(add_to_row(call, answer, ceiling, used) || insert_row(call, answer, used) ||
-		 add_to_row(call, answer, ceiling, used)))
-		return true;
-	*used = used_of_row(answer);
-	return false;
-}
-
-static void
-describe_quota(const GnAnswer *answer, int64 used, UsageResult *result)
+describe_quota(const GnAnswer *answer, int64 used, GnUsageResult *result)
 {
 	result->counted = true;
 	result->used = used;
@@ -314,28 +81,28 @@ describe_quota(const GnAnswer *answer, int64 used, UsageResult *result)
 
 /* One round: resolve as of now and count. True unless something changed meanwhile. */
 static bool
-try_consume(UsageCall *call, UsageResult *result)
+try_consume(GnUsageCall *call, GnUsageResult *result)
 {
 	const GnAnswer *answer;
 	int64 used;
 
 	call->now = gn_now();
 	answer = resolve_now(call);
-	*result = (UsageResult){.reason = answer->decision.reason};
+	*result = (GnUsageResult){.reason = answer->decision.reason};
 	if (answer->known == NULL)
 		return true; /* denied, with the reason; there is nothing to count */
 	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
-		describe_quota(answer, used_of_row(answer), result);
+		describe_quota(answer, gn_counter_used(answer), result);
 	if (result->reason)
 		return true;
-	result->allowed = count_units(call, answer, &used);
+	result->allowed = gn_counter_add(call, answer, &used);
 	gn_cache_catch_up();
 	if (gn_stamp_moved(&answer->stamp))
 	{
 		if (result->allowed)
-			take_back(call, answer);
+			gn_counter_take_back(call, answer);
 		return false;
 	}
 	describe_quota(answer, used, result);
@@ -345,20 +112,20 @@ try_consume(UsageCall *call, UsageResult *result)
 }
 
 static void
-consume(UsageCall *call, UsageResult *result)
+consume(GnUsageCall *call, GnUsageResult *result)
 {
 	GnSpi spi;
 	bool keyed = call->key && call->feature;
 
 	gn_spi_begin(&spi);
-	if (!keyed || !key_answers(call, result))
+	if (!keyed || !gn_usage_key_answers(call, result))
 	{
 		while (!try_consume(call, result))
 			CHECK_FOR_INTERRUPTS();
 		if (keyed && result->allowed)
-			answer_key(call, result);
+			gn_usage_key_answer(call, result);
 		else if (keyed)
-			drop_key(call);
+			gn_usage_key_drop(call);
 	}
 	gn_spi_end(&spi);
 }
@@ -369,7 +136,7 @@ consume(UsageCall *call, UsageResult *result)
  * subscription.
  */
 static void
-give_back(const UsageCall *call, UsageResult *result)
+give_back(const GnUsageCall *call, GnUsageResult *result)
 {
 	static GnQuery query = GN_QUERY(
 		"UPDATE _grownext.entitlement_usage AS u SET used = u.used - $3"
@@ -388,41 +155,41 @@ give_back(const UsageCall *call, UsageResult *result)
 	bool isnull;
 	Datum quota;
 
-	*result = (UsageResult){.reason = "nothing_to_return"};
+	*result = (GnUsageResult){.reason = "nothing_to_return"};
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return;
-	*result = (UsageResult){.allowed = true, .counted = true};
-	result->used = DatumGetInt64(usage_column(1, &isnull));
-	quota = usage_column(2, &isnull);
+	*result = (GnUsageResult){.allowed = true, .counted = true};
+	result->used = DatumGetInt64(gn_usage_column(1, &isnull));
+	quota = gn_usage_column(2, &isnull);
 	result->unlimited = isnull;
 	result->quota = isnull ? 0 : DatumGetInt64(quota);
-	result->resets_at = DatumGetTimestampTz(usage_column(3, &isnull));
+	result->resets_at = DatumGetTimestampTz(gn_usage_column(3, &isnull));
 }
 
 static void
-return_units(const UsageCall *call, UsageResult *result)
+return_units(const GnUsageCall *call, GnUsageResult *result)
 {
 	GnSpi spi;
 
 	if (call->feature == NULL)
 	{
-		*result = (UsageResult){.reason = "nothing_to_return"};
+		*result = (GnUsageResult){.reason = "nothing_to_return"};
 		return;
 	}
 	gn_spi_begin(&spi);
-	if (call->key == NULL || !key_answers(call, result))
+	if (call->key == NULL || !gn_usage_key_answers(call, result))
 	{
 		give_back(call, result);
 		if (call->key && result->allowed)
-			answer_key(call, result);
+			gn_usage_key_answer(call, result);
 		else if (call->key)
-			drop_key(call);
+			gn_usage_key_drop(call);
 	}
 	gn_spi_end(&spi);
 }
 
 static Datum
-result_datum(FunctionCallInfo fcinfo, const UsageResult *result)
+result_datum(FunctionCallInfo fcinfo, const GnUsageResult *result)
 {
 	TupleDesc descriptor;
 	Datum values[6] = {BoolGetDatum(result->allowed)};
@@ -456,8 +223,8 @@ result_datum(FunctionCallInfo fcinfo, const UsageResult *result)
 Datum
 gn_usage_consume(PG_FUNCTION_ARGS)
 {
-	UsageCall call = usage_arguments(fcinfo, "consume");
-	UsageResult result;
+	GnUsageCall call = usage_arguments(fcinfo, "consume");
+	GnUsageResult result;
 
 	consume(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
@@ -467,8 +234,8 @@ gn_usage_consume(PG_FUNCTION_ARGS)
 Datum
 gn_usage_require(PG_FUNCTION_ARGS)
 {
-	UsageCall call = usage_arguments(fcinfo, "consume");
-	UsageResult result;
+	GnUsageCall call = usage_arguments(fcinfo, "consume");
+	GnUsageResult result;
 
 	consume(&call, &result);
 	if (!result.allowed && strcmp(result.reason, "quota_exceeded") == 0)
@@ -489,8 +256,8 @@ gn_usage_require(PG_FUNCTION_ARGS)
 Datum
 gn_usage_return(PG_FUNCTION_ARGS)
 {
-	UsageCall call = usage_arguments(fcinfo, "return");
-	UsageResult result;
+	GnUsageCall call = usage_arguments(fcinfo, "return");
+	GnUsageResult result;
 
 	return_units(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));

@@ -42,6 +42,10 @@ SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 trialing', 'a trial');
 SELECT is(gs_spaces(:one), '20 ', 'entitles');
 SELECT is(gs_spaces(:one, '2030-01-28 23:59:59.999999+00') || gs_spaces(:one, '2030-01-29 00:00:00+00'), '20  not_included', 'to its end, asked ahead');
 SELECT grownext.subscription_change(:'trial', options => '{"paid_through": "2030-02-28 00:00:00+00"}');
+SET LOCAL grownext.test_clock = '2030-01-28 23:59:59.999999+00';
+SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 trialing', 'paid for, it is a trial to its end');
+SET LOCAL grownext.test_clock = '2030-01-29 00:00:00+00';
+SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 active', 'and active from then on');
 SELECT is(gs_spaces(:one, '2030-02-28 00:00:00+00') || gs_spaces(:one, '2030-03-02 23:59:59.999999+00') || gs_spaces(:one, '2030-03-03 00:00:00+00'),
           '20 20  not_included', 'paid for, it goes on until paid_through and the grace are over');
 SET LOCAL grownext.test_clock = '2030-03-02 23:59:59.999999+00';
@@ -55,20 +59,20 @@ SELECT is((grownext.entitlement('gs.export', :one, '2030-01-20')).allowed, true,
 -- Changes --------------------------------------------------------------------------------
 
 SELECT grownext.subscription_change(:'trial', 'gs-lite', at => 'period_end');
-SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 trialing, gs-lite 1 x1 at 04-01 00:00', 'a downgrade waits for the end of what is paid');
+SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 active, gs-lite 1 x1 at 04-01 00:00', 'a downgrade waits for the end of what is paid');
 SELECT grownext.subscription_change(:'trial', options => '{"paid_through": "2030-06-01 00:00:00+00"}');
 SELECT is(gs_spaces(:one, '2030-03-31 23:59:59.999999+00') || gs_spaces(:one, '2030-04-01 00:00:00+00'), '20 5 ', 'it happens then, to the microsecond');
 SELECT grownext.subscription_change(:'trial', quantity => 3, at => 'period_end');
-SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 trialing, gs-pro 1 x3 at 06-01 00:00', 'scheduled twice: the later one replaces the former');
+SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 active, gs-pro 1 x3 at 06-01 00:00', 'scheduled twice: the later one replaces the former');
 SELECT grownext.subscription_change(:'trial', 'gs-pro');
-SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 trialing', 'back to what is in force: nothing is scheduled any more');
+SELECT is(gs_is(:'trial'), 'gs-pro 1 x1 active', 'back to what is in force: nothing is scheduled any more');
 SELECT grownext.subscription_change(:'trial', quantity => 2);
 SELECT is(gs_spaces(:one) || gs_spaces(:one, '2030-03-02'), '40 20 ', 'a quantity changes now');
 SELECT grownext.subscription_end(:'trial');
 SELECT is((SELECT ended_at FROM grownext.subscription WHERE id = :'trial'), '2030-06-01 00:00:00+00', 'it ends with what is paid');
 SELECT throws_ok(format('SELECT grownext.subscription_change(%L, %L, at => %L)', :'trial', 'gs-lite', 'period_end'), '55000', NULL, 'nothing changes after its end');
 SELECT grownext.subscription_change(:'trial', 'gs-lite', at => 'period_end', options => '{"resume": true}');
-SELECT is(gs_is(:'trial'), 'gs-pro 1 x2 trialing, gs-lite 1 x2 at 06-01 00:00', 'unless it is resumed');
+SELECT is(gs_is(:'trial'), 'gs-pro 1 x2 active, gs-lite 1 x2 at 06-01 00:00', 'unless it is resumed');
 SELECT is(gs_events(:'trial'),
           '{started,"changed paid_through","changed paid_through","changed next_at,next_bundle,next_quantity,next_version","changed paid_through","changed next_at,next_bundle,next_quantity","changed next_at,next_bundle,next_quantity,next_version","changed quantity","end_scheduled ended_at","changed ended_at,next_at,next_bundle,next_quantity,next_version"}',
           'each change is on record once');
@@ -129,6 +133,16 @@ SELECT throws_ok(format('SELECT grownext.bundle_migrate(%s)', args), code, messa
     ($$'gs-lite', 1, '00000000-0000-4000-8000-00000000f0ff'$$, '42704', 'tenant "00000000-0000-4000-8000-00000000f0ff" does not exist'),
     ($$'gs-lite', 1, NULL, 'tomorrow'$$, '22023', '"at" cannot be "tomorrow"'),
     ($$'gs-lite', 1, NULL, NULL$$, '22023', '"at" cannot be "NULL"')) AS r (args, code, message);
+
+-- many at once
+SELECT grownext.bundle_define('gs-many', '{"gs.spaces": 1}');
+SELECT count(grownext.tenant_create('gs-many-' || g, 'Many', bundle => 'gs-many')) FROM generate_series(1, 1000) AS g;
+SELECT grownext.bundle_define('gs-many', '{"gs.spaces": 2}');
+SELECT is(grownext.bundle_migrate('gs-many', 2, at => 'now'), 1000, 'a thousand are moved in one call');
+SELECT is((SELECT count(*) FROM grownext.subscription WHERE bundle = 'gs-many' AND version = 2), 1000::bigint, 'all of them');
+SELECT is((SELECT count(*) FROM grownext.audit_event AS e JOIN grownext.subscription AS s ON e.target = 'subscription:' || s.id AND e.tenant_id = s.tenant_id
+            WHERE s.bundle = 'gs-many' AND e.action = 'subscription.changed'
+              AND e.change #> '{before,version}' = '1' AND e.change #> '{after,version}' = '2'), 1000::bigint, 'each with its event, before and after');
 
 -- Previews ---------------------------------------------------------------------------------
 
