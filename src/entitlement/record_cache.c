@@ -104,22 +104,24 @@ forget(GnRecord *record)
 	MemoryContextDelete(record->memory);
 }
 
-/* The newest stays, whatever its size: it is being used. */
+/* For one more record, which may be larger than the limit. */
 static void
-make_room(size_t limit)
+make_room(size_t size)
 {
-	while (total_size > limit && dlist_has_prev(&places, dlist_tail_node(&places)))
+	size_t limit = (size_t) cache_size * 1024;
+
+	while (total_size + size > limit && !dlist_is_empty(&places))
 	{
 		GnRecord *record = dlist_tail_element(GnRecord, place, &places);
 
-		if (record->used)
+		if (!record->used)
 		{
-			record->used = false;
-			dlist_delete(&record->place);
-			dlist_push_head(&places, &record->place);
-		}
-		else
 			forget(record);
+			continue;
+		}
+		record->used = false;
+		dlist_delete(&record->place);
+		dlist_push_head(&places, &record->place);
 	}
 }
 
@@ -130,8 +132,7 @@ keep(GnRecord *record)
 
 	if (entries == NULL)
 		entries = entry_create(TopMemoryContext, 64, NULL);
-	make_room((size_t) cache_size * 1024 -
-			  Min(record->size, (size_t) cache_size * 1024));
+	make_room(record->size);
 	entry_insert(entries, record->key, &found)->record = record;
 	MemoryContextSetParent(record->memory, TopMemoryContext);
 	dlist_push_head(&places, &record->place);
