@@ -17,9 +17,9 @@ typedef struct GnRow
 
 typedef void (*GnRowReader)(const GnRow *row, void *arg);
 
-/* Every visible row of _grownext.<table>. For what fits into a few pages. */
+/* Every visible row of _grownext.<name>. For what fits into a few pages. */
 extern void
-gn_table_scan(const char *table, Snapshot snapshot, GnRowReader read, void *arg);
+gn_table_scan(const char *name, Snapshot snapshot, GnRowReader read, void *arg);
 
 /* A column by name. One that the SQL of an earlier version has not got is NULL. */
 extern Datum gn_row_value(const GnRow *row, const char *column, bool *isnull);
