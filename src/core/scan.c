@@ -1,7 +1,7 @@
 /*
  * src/core/scan.c
- *	  Small tables of ours, read without a query, and without their relation cache
- *entry.
+ *	  Small tables of ours, read without a query and without an entry of the
+ *	  relation cache.
  *
  * A fresh backend's first token waits for three tables. Planning queries costs it
  * milliseconds; opening the tables costs it half of one, because that reads their
