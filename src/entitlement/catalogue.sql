@@ -32,12 +32,12 @@ BEGIN
     IF feature IS NULL OR feature !~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' OR length(feature) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('feature name "%s" is not valid', coalesce(feature, 'NULL')),
             HINT = 'Write a dotted name of a-z, 0-9 and "_", such as "reports.export".';
-    ELSIF kind IN ('credit', 'seats') THEN
+    ELSIF kind = 'credit' THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('features of kind %s are not supported by this version', kind),
             HINT = 'Use a metered feature with period never, or a limit.';
-    ELSIF kind IS NULL OR kind <> ALL ('{boolean,limit,config,metered}') THEN
+    ELSIF kind IS NULL OR kind <> ALL ('{boolean,limit,config,metered,seats}') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('kind "%s" does not exist', coalesce(kind, 'NULL')),
-            HINT = 'Use boolean, limit, config or metered.';
+            HINT = 'Use boolean, limit, config, metered or seats.';
     ELSIF NOT EXISTS (SELECT FROM _grownext.entitlement_product AS p WHERE p.product = feature_define.product) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('product "%s" does not exist', coalesce(product, 'NULL')),
             HINT = format('SELECT grownext.product_define(%L, name);', coalesce(product, 'product'));

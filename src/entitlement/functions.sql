@@ -21,7 +21,7 @@ COMMENT ON FUNCTION _grownext.entitlement_quota(text, jsonb) IS 'Reads a quota; 
 -- What a bundle, a grant or a default may say about a feature:
 --   every kind  false
 --   boolean     true
---   limit       20, "unlimited", {"quota": 20}
+--   limit, seats 20, "unlimited", {"quota": 20}
 --   config      {"value": anything}
 --   metered     1000, "unlimited", {"quota": 1000, "period": "month", "soft": false}
 CREATE OR REPLACE FUNCTION _grownext.entitlement_value(definition _grownext.entitlement_feature, value jsonb) RETURNS _grownext.entitlement_setting
@@ -43,7 +43,7 @@ BEGIN
         RETURN setting;
     END IF;
 
-    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' ELSE '{quota,period,soft}' END;
+    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' WHEN 'seats' THEN '{quota}' ELSE '{quota,period,soft}' END;
     IF jsonb_typeof(value) = 'object' AND value - keys <> '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('unknown key "%s" for "%s"', (SELECT min(k) FROM jsonb_object_keys(value - keys) AS k), definition.feature),
@@ -114,7 +114,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     starts_at CONSTANT timestamptz := coalesce(valid_from, _grownext.core_now());
     definition _grownext.entitlement_feature := _grownext.entitlement_feature_get(feature);
-    is_addition CONSTANT boolean := jsonb_typeof(value) = 'object' AND definition.kind IN ('limit', 'metered') AND value ? 'add';
+    is_addition CONSTANT boolean := jsonb_typeof(value) = 'object' AND definition.kind IN ('limit', 'metered', 'seats') AND value ? 'add';
     new_id uuid;
 BEGIN
     IF value IS NULL THEN
@@ -123,8 +123,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a grant must end after it begins';
     ELSIF is_addition AND (user_id IS NOT NULL OR (SELECT count(*) FROM jsonb_object_keys(value)) > 1) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'an addition is {"add": number}, for a whole tenant';
-    ELSIF user_id IS NOT NULL AND definition.kind = 'metered' THEN
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('"%s" is metered by tenant and cannot be granted to a user', feature);
+    ELSIF user_id IS NOT NULL AND definition.kind IN ('metered', 'seats') THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('"%s" is counted by tenant and cannot be granted to a user', feature);
     END IF;
     PERFORM _grownext.tenant_lock(tenant_id);
     IF user_id IS NOT NULL AND NOT EXISTS (SELECT FROM _grownext.account_user AS u WHERE u.id = entitlement_grant.user_id) THEN

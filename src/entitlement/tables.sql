@@ -37,7 +37,7 @@ COMMENT ON TYPE grownext.policy_problem IS 'What policy_lint() found, and what m
 -- reads. quota NULL with enabled: unlimited. Built by entitlement_value() alone.
 CREATE TYPE _grownext.entitlement_setting AS (
     enabled        boolean,  -- false: takes the feature away
-    quota          bigint,   -- limit and metered
+    quota          bigint,   -- limit, metered and seats
     period         text,     -- metered: hour | day | week | month | year | never
     billing_anchor boolean,  -- metered: periods count from the subscription's anchor, not the calendar
     soft           boolean,  -- metered: counts beyond the quota instead of denying
