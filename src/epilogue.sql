@@ -163,6 +163,10 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
     grownext.entitlement_protect(regclass, text, name), grownext.entitlement_unprotect(regclass, text)
     TO grownext_admin, grownext_service, grownext_user;
+-- they act on tables that the caller owns; who may protect a table could give units back
+GRANT EXECUTE ON FUNCTION
+    grownext.limit_protect(regclass, text, name), grownext.limit_unprotect(regclass, text), grownext.limit_recount(text), grownext.limit_count()
+    TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION grownext.policy_lint() TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;

@@ -200,6 +200,8 @@ gn_entitlement_answer(const GnQuestion *question, bool with_usage, MemoryContext
 		read_one_usage(&answers[0]);
 	else if (with_usage)
 		read_usage(answers, *count);
+	if (with_usage && !question->as_of)
+		gn_gauges_read(question, answers, *count);
 	return answers;
 }
 

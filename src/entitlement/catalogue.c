@@ -153,6 +153,7 @@ read_feature(GnFeature *feature, uint64 row)
 	feature->fold = word_of(folds, lengthof(folds), row, 4);
 	feature->inherit = word_of(inherits, lengthof(inherits), row, 5);
 	feature->has_default = gn_read_setting(row, 6, &feature->fallback);
+	feature->gauged = DatumGetBool(column(row, 12, &isnull));
 }
 
 static uint32
@@ -186,7 +187,9 @@ read_catalogue(void)
 {
 	static GnQuery query = GN_QUERY_NOARGS(
 		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, " GN_SETTING_COLUMNS(
-			"f.fallback") " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
+			"f.fallback") ", EXISTS (SELECT FROM _grownext.entitlement_gauge AS g"
+						  " WHERE g.feature_id = f.id)"
+						  " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
 	MemoryContext memory =
 		AllocSetContextCreate(CurrentMemoryContext, "grownext catalogue",
 							  ALLOCSET_DEFAULT_SIZES);

@@ -240,6 +240,7 @@ BEGIN
         SELECT o.tenant_id, o.operation, o.idempotency_key FROM _grownext.entitlement_usage_key AS o
          WHERE o.created_at < now - interval '30 days' ORDER BY o.created_at LIMIT batch FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS removed = ROW_COUNT;
+    PERFORM _grownext.entitlement_gauge_forget();
     RETURN now + CASE WHEN removed = batch THEN interval '1 second' ELSE interval '1 hour' END;
 END
 $$;
@@ -309,6 +310,7 @@ BEGIN
             format('policy "%s" of "%s" asks for feature "%s", which does not exist', asked.polname, asked.relation, asked.feature),
             format('SELECT grownext.feature_define(%L, product, kind);', asked.feature), NULL)::grownext.status_item;
     END IF;
+    RETURN QUERY SELECT * FROM _grownext.entitlement_limit_status();
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_status() IS 'Items of grownext.status().';

@@ -44,7 +44,7 @@ typedef struct GnSetting
 	bool billing_anchor;
 	bool soft;
 	GnPeriod period;
-	int64 quota;        /* limit, metered; of no meaning if unlimited */
+	int64 quota;        /* limit, metered, seats; of no meaning if unlimited */
 	TimestampTz anchor; /* of the subscription; read if billing_anchor */
 	Jsonb *value;       /* config; else NULL */
 } GnSetting;
@@ -92,6 +92,7 @@ typedef struct GnFeature
 	GnInherit inherit;
 	bool has_default;
 	GnSetting fallback; /* of meaning if has_default */
+	bool gauged;        /* a limit that limit_protect() counts */
 } GnFeature;
 
 typedef struct GnDecision

@@ -226,6 +226,17 @@ COMMENT ON TABLE _grownext.entitlement_usage IS 'What a tenant used of a metered
 COMMENT ON COLUMN _grownext.entitlement_usage.quota IS 'The quota that the last consume went by; NULL: unlimited.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage', '');
 
+-- Limits that tables count. The counter is a row of entitlement_usage with period never.
+-- The row is locked by whoever counts anew or forgets the counters.
+CREATE TABLE _grownext.entitlement_gauge (
+    feature_id int         NOT NULL,
+    counted_at timestamptz NOT NULL,
+    CONSTRAINT entitlement_gauge_pkey PRIMARY KEY (feature_id),
+    CONSTRAINT entitlement_gauge_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id)
+);
+COMMENT ON TABLE _grownext.entitlement_gauge IS 'Limits whose units are rows of tables that limit_protect() watches, and when they were counted last.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_gauge', '');
+
 -- First answers by idempotency key, kept for 30 days. No foreign keys: each would lock
 -- the tenant's and the feature's row at every keyed consume.
 CREATE TABLE _grownext.entitlement_usage_key (
