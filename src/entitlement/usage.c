@@ -143,7 +143,7 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 		"SELECT r.feature_id, r.period_start, r.period"
 		" FROM _grownext.entitlement_usage AS r"
 		" JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id"
-		" AND f.feature = $2"
+		" AND f.feature = $2 AND f.kind <> 'limit'"
 		" WHERE r.tenant_id = $1 AND r.period_start <= $3 AND r.period_end > $3"
 		" ORDER BY r.period_start DESC LIMIT 1",
 		UUIDOID, TEXTOID, TIMESTAMPTZOID);
