@@ -1,6 +1,7 @@
 /*
  * src/entitlement/catalogue.c
- *	  The features there are, cached per backend, and for whom what was read is good.
+ *	  The features there are and which bundle is free, cached per backend, and for whom
+ *	  what was read is good.
  *
  * A catalogue is small, asked all the time and changed by people: it is read whole, and
  * again when its marker moved. Who reads it between two messages of one change keeps
@@ -13,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "storage/proc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -126,9 +128,30 @@ word_of(const char *const *words, int count, uint64 row, int number)
 	elog(ERROR, "unexpected \"%s\" in the catalogue", word ? word : "NULL");
 }
 
+/* Percent, rising: feature_define() saw to it. */
+static void
+read_thresholds(GnFeature *feature, uint64 row, int number)
+{
+	bool isnull;
+	Datum datum = column(row, number, &isnull);
+	Datum *elements;
+	int count;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), INT4OID, sizeof(int32), true,
+					  TYPALIGN_INT, &elements, NULL, &count);
+	feature->threshold_count = Min(count, GN_THRESHOLD_MAX);
+	for (int i = 0; i < feature->threshold_count; i++)
+		feature->thresholds[i] = DatumGetInt32(elements[i]);
+}
+
 static void
 read_feature(GnFeature *feature, uint64 row)
 {
+	static const char *const tiers[] = {
+		[GN_TIER_STRICT] = "strict",
+		[GN_TIER_ESCROW] = "escrow",
+		[GN_TIER_SOFT] = "soft",
+	};
 	static const char *const kinds[] = {
 		[GN_KIND_BOOLEAN] = "boolean", [GN_KIND_LIMIT] = "limit",
 		[GN_KIND_CONFIG] = "config",   [GN_KIND_METERED] = "metered",
@@ -153,7 +176,10 @@ read_feature(GnFeature *feature, uint64 row)
 	feature->fold = word_of(folds, lengthof(folds), row, 4);
 	feature->inherit = word_of(inherits, lengthof(inherits), row, 5);
 	feature->has_default = gn_read_setting(row, 6, &feature->fallback);
-	feature->gauged = DatumGetBool(column(row, 12, &isnull));
+	feature->tier = word_of(tiers, lengthof(tiers), row, 12);
+	feature->shards = DatumGetInt32(column(row, 13, &isnull));
+	read_thresholds(feature, row, 14);
+	feature->gauged = DatumGetBool(column(row, 15, &isnull));
 }
 
 static uint32
@@ -182,12 +208,37 @@ hash_names(GnCatalogue *catalogue)
 	}
 }
 
+/* Settings are read by who needs them: a paying tenant's record does not. */
+static void
+read_free_bundles(GnCatalogue *catalogue)
+{
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT f.version_id, f.valid_from, f.valid_until"
+		" FROM _grownext.entitlement_free_bundle AS f ORDER BY f.valid_from");
+	bool isnull;
+
+	catalogue->free_count = (int) gn_spi_execute(&query, NULL, NULL, true);
+	catalogue->free_bundles =
+		MemoryContextAlloc(catalogue->memory,
+						   (catalogue->free_count + 1) * sizeof(GnFreeBundle));
+	for (int i = 0; i < catalogue->free_count; i++)
+	{
+		GnFreeBundle *bundle = &catalogue->free_bundles[i];
+
+		bundle->version_id = DatumGetInt32(column(i, 1, &isnull));
+		bundle->valid_from = DatumGetTimestampTz(column(i, 2, &isnull));
+		bundle->valid_until = DatumGetTimestampTz(column(i, 3, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
 static GnCatalogue *
 read_catalogue(void)
 {
 	static GnQuery query = GN_QUERY_NOARGS(
 		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, " GN_SETTING_COLUMNS(
-			"f.fallback") ", EXISTS (SELECT FROM _grownext.entitlement_gauge AS g"
+			"f.fallback") ", f.tier, f.shards, f.thresholds,"
+						  " EXISTS (SELECT FROM _grownext.entitlement_gauge AS g"
 						  " WHERE g.feature_id = f.id)"
 						  " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
 	MemoryContext memory =
@@ -201,6 +252,7 @@ read_catalogue(void)
 	catalogue->generation = generation;
 	catalogue->scope = gn_scope_now();
 	gn_scope_push_snapshot();
+	read_free_bundles(catalogue);
 	catalogue->count = (int) gn_spi_execute(&query, NULL, NULL, true);
 	PopActiveSnapshot();
 	caller = MemoryContextSwitchTo(memory);

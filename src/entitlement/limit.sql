@@ -41,28 +41,30 @@ CREATE OR REPLACE FUNCTION _grownext.entitlement_gauge_put(feature_id int, tenan
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed bigint;
-    result bigint := 0;
 BEGIN
     INSERT INTO _grownext.entitlement_gauge AS g (feature_id, counted_at) VALUES (entitlement_gauge_put.feature_id, _grownext.core_now())
         ON CONFLICT ON CONSTRAINT entitlement_gauge_pkey DO UPDATE SET counted_at = EXCLUDED.counted_at;
     IF NOT EXISTS (SELECT FROM _grownext.entitlement_limit_root(entitlement_gauge_put.feature_id)) THEN
         RETURN _grownext.entitlement_gauge_drop(feature_id);
     END IF;
-    UPDATE _grownext.entitlement_usage AS u SET used = coalesce(c.used, 0)
-      FROM _grownext.entitlement_usage AS o
-      LEFT JOIN unnest(entitlement_gauge_put.tenants, entitlement_gauge_put.used) AS c (tenant_id, used) ON c.tenant_id = o.tenant_id
-     WHERE o.feature_id = entitlement_gauge_put.feature_id AND o.period = 'never' AND o.used <> coalesce(c.used, 0)
-       AND (u.tenant_id, u.feature_id, u.period_start, u.period) = (o.tenant_id, o.feature_id, o.period_start, o.period);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    result := result + changed;
-    INSERT INTO _grownext.entitlement_usage AS u (tenant_id, feature_id, period, period_start, period_end, used)
-    SELECT t.id, entitlement_gauge_put.feature_id, 'never', '-infinity', 'infinity', c.used
-      FROM unnest(entitlement_gauge_put.tenants, entitlement_gauge_put.used) AS c (tenant_id, used)
-      JOIN _grownext.tenant_tenant AS t ON t.id = c.tenant_id
-     ORDER BY t.id
-    ON CONFLICT DO NOTHING;
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    RETURN result + changed;
+    -- the ledger, too, says what the counters say
+    WITH change AS MATERIALIZED (
+        SELECT coalesce(u.tenant_id, c.tenant_id) AS tenant_id, coalesce(c.used, 0) AS used, coalesce(u.used, 0) AS before
+          FROM (SELECT o.tenant_id, o.used FROM _grownext.entitlement_usage AS o
+                 WHERE o.feature_id = entitlement_gauge_put.feature_id AND o.period = 'never' AND o.shard = 0) AS u
+          FULL JOIN (SELECT t.id AS tenant_id, n.used FROM unnest(entitlement_gauge_put.tenants, entitlement_gauge_put.used) AS n (tenant_id, used)
+                       JOIN _grownext.tenant_tenant AS t ON t.id = n.tenant_id) AS c ON c.tenant_id = u.tenant_id
+         WHERE coalesce(c.used, 0) IS DISTINCT FROM u.used
+    ), counter AS (
+        INSERT INTO _grownext.entitlement_usage AS u (tenant_id, feature_id, period, period_start, period_end, used)
+        SELECT c.tenant_id, entitlement_gauge_put.feature_id, 'never', '-infinity', 'infinity', c.used FROM change AS c ORDER BY c.tenant_id
+        ON CONFLICT ON CONSTRAINT entitlement_usage_pkey DO UPDATE SET used = EXCLUDED.used
+    ), ledger AS (
+        INSERT INTO _grownext.entitlement_ledger (tenant_id, feature_id, period, period_start, at, amount, operation)
+        SELECT c.tenant_id, entitlement_gauge_put.feature_id, 'never', '-infinity', _grownext.core_now(), c.used - c.before, 'recount' FROM change AS c
+    )
+    SELECT count(*) INTO changed FROM change;
+    RETURN changed;
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_gauge_put(int, uuid[], bigint[]) IS 'Makes the counters of a limit say what was counted; how many said something else.';
@@ -72,6 +74,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed bigint;
 BEGIN
+    DELETE FROM _grownext.entitlement_ledger AS l WHERE l.feature_id = entitlement_gauge_drop.feature_id AND l.period = 'never';
+    DELETE FROM _grownext.entitlement_usage_slot AS s WHERE s.feature_id = entitlement_gauge_drop.feature_id AND s.period = 'never';
     DELETE FROM _grownext.entitlement_usage AS u WHERE u.feature_id = entitlement_gauge_drop.feature_id AND u.period = 'never';
     GET DIAGNOSTICS changed = ROW_COUNT;
     DELETE FROM _grownext.entitlement_gauge AS g WHERE g.feature_id = entitlement_gauge_drop.feature_id;

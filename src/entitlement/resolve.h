@@ -58,6 +58,7 @@ typedef enum GnSource
 	GN_SOURCE_SUBSCRIPTION,
 	GN_SOURCE_TENANT_ADD, /* folded with the subscriptions */
 	GN_SOURCE_PARENT,
+	GN_SOURCE_FREE_BUNDLE, /* what the default bundle says, without a subscription */
 	GN_SOURCE_DEFAULT,
 	GN_SOURCE_NONE
 } GnSource;
@@ -69,7 +70,7 @@ typedef struct GnCandidate
 	int quantity;
 	GnSetting setting;
 	pg_uuid_t id;   /* of the grant or subscription */
-	int version_id; /* of the bundle; subscriptions only */
+	int version_id; /* of the bundle; subscriptions and the free bundle */
 	TimestampTz valid_from;
 	TimestampTz valid_until;
 	struct GnCandidate *next;
@@ -82,6 +83,16 @@ typedef enum GnTenantState
 	GN_TENANT_NOT_ACTIVE
 } GnTenantState;
 
+/* How a counter is kept: usage.h. */
+typedef enum GnTier
+{
+	GN_TIER_STRICT,
+	GN_TIER_ESCROW,
+	GN_TIER_SOFT
+} GnTier;
+
+#define GN_THRESHOLD_MAX 8
+
 /* A feature of the catalogue. */
 typedef struct GnFeature
 {
@@ -93,6 +104,10 @@ typedef struct GnFeature
 	bool has_default;
 	GnSetting fallback; /* of meaning if has_default */
 	bool gauged;        /* a limit that limit_protect() counts */
+	GnTier tier;
+	int shards; /* of an escrow counter */
+	int threshold_count;
+	int thresholds[GN_THRESHOLD_MAX]; /* in percent, rising */
 } GnFeature;
 
 typedef struct GnDecision
