@@ -38,6 +38,9 @@ SELECT lives_ok($$ SELECT grownext.tenant_create('tap-seats-beta', 'Beta', perso
 SELECT results_eq($$ SELECT allowed, used, quota, remaining, reason FROM world, grownext.entitlement('seats', beta) $$,
                   $$ VALUES (false, 1::bigint, 0::bigint, 0::bigint, 'limit_is_zero') $$, 'who is one too many, and stays');
 
+SELECT results_eq($$ SELECT action FROM grownext.audit_event, world WHERE tenant_id = beta ORDER BY id $$, '{tenant.created,subscription.started,member.added}'::text[],
+                  'tenant, bundle and owner are made in one call, each on record');
+
 -- Members and invitations --------------------------------------------------------------------
 
 SELECT grownext.subscription_start(acme, 'tap-three') AS subscription FROM world \gset
