@@ -125,6 +125,19 @@ set_text(Datum *value, bool *isnull, const char *text)
 		*value = CStringGetTextDatum(text);
 }
 
+/* A limit or seats, of which there is a number. */
+static bool
+has_quota(const GnAnswer *answer)
+{
+	const GnDecision *decision = &answer->decision;
+
+	return answer->known &&
+		   (answer->known->kind == GN_KIND_LIMIT ||
+			answer->known->kind == GN_KIND_SEATS) &&
+		   decision->decided && decision->setting.enabled &&
+		   !decision->setting.unlimited;
+}
+
 /* An answer as the columns of grownext.entitlement_state. */
 static void
 state_columns(const GnAnswer *answer, Datum *values, bool *nulls)
@@ -157,12 +170,20 @@ state_columns(const GnAnswer *answer, Datum *values, bool *nulls)
 		values[7] = TimestampTzGetDatum(answer->period_end);
 		nulls[7] = TIMESTAMP_IS_NOEND(answer->period_end);
 	}
-	else if (answer->known && answer->known->kind == GN_KIND_LIMIT &&
-			 decision->decided && decision->setting.enabled &&
-			 !decision->setting.unlimited)
+	else if (has_quota(answer))
 	{
 		values[5] = Int64GetDatum(decision->setting.quota);
 		nulls[5] = false;
+	}
+	if (answer->gauged)
+	{
+		values[4] = Int64GetDatum(answer->used);
+		nulls[4] = false;
+		if (!nulls[5] && gn_entitlement_remaining(answer, &remaining))
+		{
+			values[6] = Int64GetDatum(remaining);
+			nulls[6] = false;
+		}
 	}
 	set_text(&values[8], &nulls[8], gn_source_name(decision->source));
 	set_text(&values[9], &nulls[9], decision->reason);

@@ -33,6 +33,7 @@ typedef struct GnAnswer
 	TimestampTz period_start;
 	TimestampTz period_end;
 	int64 used;
+	bool gauged;   /* used is told, and has no say in the decision */
 	GnStamp stamp; /* of what it rests on, usage apart */
 } GnAnswer;
 
@@ -50,6 +51,11 @@ struct GnRecord;
 extern GnAnswer *
 gn_entitlement_answer_from(const struct GnRecord *record, const GnQuestion *question,
 						   bool with_usage, MemoryContext memory, int *count);
+/*
+ * Notes what seats and protected limits of now use; no history of them is kept, so
+ * nothing is told of another instant.
+ */
+extern void gn_gauges_read(const GnQuestion *question, GnAnswer *answers, int count);
 
 /* What is left of a quota, never below zero; false: unlimited. */
 extern bool gn_entitlement_remaining(const GnAnswer *answer, int64 *remaining);

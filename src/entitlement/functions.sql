@@ -21,7 +21,7 @@ COMMENT ON FUNCTION _grownext.entitlement_quota(text, jsonb) IS 'Reads a quota; 
 -- What a bundle, a grant or a default may say about a feature:
 --   every kind  false
 --   boolean     true
---   limit       20, "unlimited", {"quota": 20}
+--   limit, seats 20, "unlimited", {"quota": 20}
 --   config      {"value": anything}
 --   metered     1000, "unlimited", {"quota": 1000, "period": "month", "soft": false}
 CREATE OR REPLACE FUNCTION _grownext.entitlement_value(definition _grownext.entitlement_feature, value jsonb) RETURNS _grownext.entitlement_setting
@@ -43,7 +43,7 @@ BEGIN
         RETURN setting;
     END IF;
 
-    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' ELSE '{quota,period,soft}' END;
+    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' WHEN 'seats' THEN '{quota}' ELSE '{quota,period,soft}' END;
     IF jsonb_typeof(value) = 'object' AND value - keys <> '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('unknown key "%s" for "%s"', (SELECT min(k) FROM jsonb_object_keys(value - keys) AS k), definition.feature),
@@ -133,7 +133,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     starts_at CONSTANT timestamptz := coalesce(valid_from, _grownext.core_now());
     definition _grownext.entitlement_feature := _grownext.entitlement_feature_get(feature);
-    is_addition CONSTANT boolean := jsonb_typeof(value) = 'object' AND definition.kind IN ('limit', 'metered') AND value ? 'add';
+    is_addition CONSTANT boolean := jsonb_typeof(value) = 'object' AND definition.kind IN ('limit', 'metered', 'seats') AND value ? 'add';
     new_id uuid;
 BEGIN
     IF value IS NULL THEN
@@ -142,8 +142,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a grant must end after it begins';
     ELSIF is_addition AND (user_id IS NOT NULL OR (SELECT count(*) FROM jsonb_object_keys(value)) > 1) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'an addition is {"add": number}, for a whole tenant';
-    ELSIF user_id IS NOT NULL AND definition.kind = 'metered' THEN
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('"%s" is metered by tenant and cannot be granted to a user', feature);
+    ELSIF user_id IS NOT NULL AND definition.kind IN ('metered', 'seats') THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('"%s" is counted by tenant and cannot be granted to a user', feature);
     END IF;
     PERFORM _grownext.tenant_lock(tenant_id);
     IF user_id IS NOT NULL AND NOT EXISTS (SELECT FROM _grownext.account_user AS u WHERE u.id = entitlement_grant.user_id) THEN
@@ -247,37 +247,6 @@ CREATE OR REPLACE FUNCTION grownext.entitlement_catalogue() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_catalogue';
 COMMENT ON FUNCTION grownext.entitlement_catalogue() IS 'The catalogue''s version, entc, and the features by their place in the bitset.';
 
--- Metering ------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION grownext.usage_consume(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_consume';
-COMMENT ON FUNCTION grownext.usage_consume(text, bigint, text, uuid) IS 'Consumes units of a metered feature, all or nothing, in the caller''s transaction.';
-
-CREATE OR REPLACE FUNCTION grownext.usage_require(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_require';
-COMMENT ON FUNCTION grownext.usage_require(text, bigint, text, uuid) IS 'Consumes, and raises NX021 when the quota is used up, NX020 when there is none.';
-
-CREATE OR REPLACE FUNCTION grownext.usage_return(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_return';
-COMMENT ON FUNCTION grownext.usage_return(text, bigint, text, uuid) IS 'Gives consumed units back to the running period.';
-
--- Background: forgets answers to idempotency keys after 30 days.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_tick(now timestamptz) RETURNS timestamptz
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    batch CONSTANT int := 10000;
-    removed bigint;
-BEGIN
-    DELETE FROM _grownext.entitlement_usage_key AS k
-     WHERE (k.tenant_id, k.operation, k.idempotency_key) IN (
-        SELECT o.tenant_id, o.operation, o.idempotency_key FROM _grownext.entitlement_usage_key AS o
-         WHERE o.created_at < now - interval '30 days' ORDER BY o.created_at LIMIT batch FOR UPDATE SKIP LOCKED);
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN now + CASE WHEN removed = batch THEN interval '1 second' ELSE interval '1 hour' END;
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_tick(timestamptz) IS 'One pass of background work; returns when the next is due.';
-
 -- Invalidation --------------------------------------------------------------
 
 -- Sends the message of the marker that a row's tenant belongs to.
@@ -345,6 +314,16 @@ BEGIN
             format('policy "%s" of "%s" asks for feature "%s", which does not exist', asked.polname, asked.relation, asked.feature),
             format('SELECT grownext.feature_define(%L, product, kind);', asked.feature), NULL)::grownext.status_item;
     END IF;
+    RETURN QUERY SELECT * FROM _grownext.entitlement_limit_status();
+    RETURN QUERY
+    SELECT 'entitlement', 'hot counter', 'degraded',
+           format('sessions of tenant "%s" wait for each other to consume "%s"', h.tenant_id, f.feature),
+           format('Consume late in transactions, or use the escrow tier: SELECT grownext.feature_define(%L, %L, %L, %L);',
+                  f.feature, f.product, f.kind, f.options || '{"tier": "escrow"}'), h.hot_at
+      FROM _grownext.entitlement_usage_hot AS h
+      JOIN _grownext.entitlement_feature AS f ON f.id = h.feature_id AND f.tier = 'strict'
+     WHERE h.hot_at > _grownext.core_now() - interval '1 hour'
+     ORDER BY h.hot_at DESC LIMIT 10;
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_status() IS 'Items of grownext.status().';

@@ -89,7 +89,8 @@ denied(GnSource source, const char *reason)
 static GnDecision
 decided_by(const GnFeature *feature, GnSource source, const GnSetting *setting)
 {
-	bool counts = feature->kind == GN_KIND_LIMIT || feature->kind == GN_KIND_METERED;
+	bool counts = feature->kind == GN_KIND_LIMIT || feature->kind == GN_KIND_METERED ||
+				  feature->kind == GN_KIND_SEATS;
 	GnDecision decision = {.source = source, .setting = *setting, .decided = true};
 
 	if (!setting->enabled)

@@ -44,7 +44,7 @@ typedef struct GnSetting
 	bool billing_anchor;
 	bool soft;
 	GnPeriod period;
-	int64 quota;        /* limit, metered; of no meaning if unlimited */
+	int64 quota;        /* limit, metered, seats; of no meaning if unlimited */
 	TimestampTz anchor; /* of the subscription; read if billing_anchor */
 	Jsonb *value;       /* config; else NULL */
 } GnSetting;
@@ -83,6 +83,16 @@ typedef enum GnTenantState
 	GN_TENANT_NOT_ACTIVE
 } GnTenantState;
 
+/* How a counter is kept: usage.h. */
+typedef enum GnTier
+{
+	GN_TIER_STRICT,
+	GN_TIER_ESCROW,
+	GN_TIER_SOFT
+} GnTier;
+
+#define GN_THRESHOLD_MAX 8
+
 /* A feature of the catalogue. */
 typedef struct GnFeature
 {
@@ -93,6 +103,11 @@ typedef struct GnFeature
 	GnInherit inherit;
 	bool has_default;
 	GnSetting fallback; /* of meaning if has_default */
+	bool gauged;        /* a limit that limit_protect() counts */
+	GnTier tier;
+	int shards; /* of an escrow counter */
+	int threshold_count;
+	int thresholds[GN_THRESHOLD_MAX]; /* in percent, rising */
 } GnFeature;
 
 typedef struct GnDecision

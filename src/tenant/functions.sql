@@ -33,6 +33,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.tenant_seats(uuid) IS 'Seats in use: members, and invitations that can still be accepted.';
 
+-- Under REPEATABLE READ a transaction that waited counts by an old snapshot. Raising
+-- member_version makes it fail with 40001 instead.
+CREATE OR REPLACE FUNCTION _grownext.tenant_seat_taken(tenant_id uuid, options jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE _grownext.tenant_tenant AS t SET member_version = t.member_version + 1 WHERE t.id = tenant_seat_taken.tenant_id;
+    PERFORM _grownext.tenant_react('seats.grow', tenant_id, options);
+END
+$$;
+COMMENT ON FUNCTION _grownext.tenant_seat_taken(uuid, jsonb) IS 'After a member or an invitation has come, the tenant being locked: lets whoever limits seats refuse it.';
+
 -- Locks the tenant's row until the end of the transaction; raises if there is none.
 CREATE OR REPLACE FUNCTION _grownext.tenant_lock(tenant_id uuid) RETURNS _grownext.tenant_tenant
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -207,7 +218,7 @@ COMMENT ON FUNCTION grownext.slug_resolve(text) IS 'Whose a slug is or was, with
 -- A tenant as events and audit show it.
 CREATE OR REPLACE FUNCTION _grownext.tenant_json(tenant_id uuid) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT to_jsonb(t) - '{owner_version,updated_at,purge_retry_at,purge_error}'::text[] || jsonb_build_object('parent_id', p.parent_id)
+    SELECT to_jsonb(t) - '{member_version,updated_at,purge_retry_at,purge_error}'::text[] || jsonb_build_object('parent_id', p.parent_id)
       FROM _grownext.tenant_tenant AS t
       LEFT JOIN _grownext.tenant_parent AS p ON p.tenant_id = t.id
      WHERE t.id = tenant_json.tenant_id;

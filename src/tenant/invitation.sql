@@ -151,7 +151,7 @@ BEGIN
     VALUES (invitation_create.tenant_id, CASE WHEN domains IS NULL THEN invitation_create.email END, email_key, domains, invitation_create.role, nonce,
             hash, invitation_create.ttl, invitation.invited_by, now, now, now + invitation_create.ttl)
     RETURNING i.* INTO invitation;
-    PERFORM _grownext.tenant_react('seats.grow', tenant_id, jsonb_build_object('invitation_id', invitation.id));
+    PERFORM _grownext.tenant_seat_taken(tenant_id, jsonb_build_object('invitation_id', invitation.id));
     PERFORM _grownext.tenant_invitation_record('invitation.created', invitation, NULL);
     RETURN ROW(invitation.id, token)::grownext.invitation_secret;
 END
@@ -205,7 +205,7 @@ BEGIN
            invited_by = invitation.invited_by, sent_at = now, expires_at = now + i.ttl
      WHERE i.id = invitation.id RETURNING i.* INTO invitation;
     IF NOT has_seat THEN
-        PERFORM _grownext.tenant_react('seats.grow', invitation.tenant_id, jsonb_build_object('invitation_id', invitation.id));
+        PERFORM _grownext.tenant_seat_taken(invitation.tenant_id, jsonb_build_object('invitation_id', invitation.id));
     END IF;
     PERFORM _grownext.tenant_invitation_record('invitation.resent', invitation, old_state);
     RETURN ROW(invitation.id, token)::grownext.invitation_secret;

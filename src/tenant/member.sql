@@ -10,13 +10,13 @@ $$;
 COMMENT ON FUNCTION _grownext.tenant_role_of(uuid, uuid) IS 'A user''s role in a tenant; NULL for no member and for a tenant that is not active.';
 
 -- Whoever takes the last owner's role away fails: also a cascade from a deleted user.
--- Raising owner_version makes two who leave at once wait for each other, and makes a
+-- Raising member_version makes two who leave at once wait for each other, and makes a
 -- REPEATABLE READ transaction that waited fail with 40001 instead of judging by an old
 -- snapshot. A tenant that goes takes its members along.
 CREATE OR REPLACE FUNCTION _grownext.tenant_owner_guard() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE _grownext.tenant_tenant AS t SET owner_version = t.owner_version + 1 WHERE t.id = OLD.tenant_id AND t.state <> 'purging';
+    UPDATE _grownext.tenant_tenant AS t SET member_version = t.member_version + 1 WHERE t.id = OLD.tenant_id AND t.state <> 'purging';
     IF FOUND AND NOT EXISTS (
         SELECT FROM _grownext.tenant_member AS m
          WHERE m.tenant_id = OLD.tenant_id AND m.role = 'owner' AND m.user_id <> OLD.user_id) THEN
@@ -83,7 +83,7 @@ BEGIN
             HINT = 'SELECT grownext.member_set_role(tenant_id, user_id, role);';
     END IF;
     IF NOT has_seat THEN
-        PERFORM _grownext.tenant_react('seats.grow', tenant_id, jsonb_build_object('user_id', user_id));
+        PERFORM _grownext.tenant_seat_taken(tenant_id, jsonb_build_object('user_id', user_id));
     END IF;
     PERFORM _grownext.tenant_record('member.added', 'user:' || user_id, tenant_id, NULL, jsonb_build_object('user_id', user_id, 'role', role));
 END

@@ -21,7 +21,7 @@ CREATE TABLE _grownext.tenant_tenant (
     time_zone      text        NOT NULL DEFAULT 'UTC',
     region         text,
     attributes     jsonb       NOT NULL DEFAULT '{}',
-    owner_version  bigint      NOT NULL DEFAULT 0,
+    member_version bigint      NOT NULL DEFAULT 0,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     CONSTRAINT tenant_tenant_pkey PRIMARY KEY (id),
@@ -44,7 +44,7 @@ CREATE TABLE _grownext.tenant_tenant (
 );
 CREATE INDEX tenant_tenant_purge_idx ON _grownext.tenant_tenant (purge_at) WHERE purge_at IS NOT NULL;
 COMMENT ON TABLE _grownext.tenant_tenant IS 'Tenants: the organisations that the application serves.';
-COMMENT ON COLUMN _grownext.tenant_tenant.owner_version IS 'Raised whenever an owner goes, so that two who leave at once meet on this row at every isolation level.';
+COMMENT ON COLUMN _grownext.tenant_tenant.member_version IS 'Raised whenever an owner goes or a seat is taken, so that two who do it at once meet on this row at every isolation level.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.tenant_tenant', '');
 
 -- Slugs, the current one of each tenant and those that it had: nobody else gets one of
