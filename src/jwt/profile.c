@@ -116,7 +116,7 @@ row_integer(const GnRow *row, const char *column)
 }
 
 static bool
-row_boolean(TupleTableSlot *row, const char *column)
+row_boolean(const GnRow *row, const char *column)
 {
 	bool isnull;
 
