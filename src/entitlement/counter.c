@@ -87,7 +87,7 @@ gn_counter_fold_events(const GnCounter *counter)
 	static GnQuery query = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.entitlement_usage_event"
 		" WHERE " GN_COUNTER_KEY " RETURNING tenant_id, feature_id, period, "
-								 "period_start, at, amount, operation),"
+		"period_start, at, amount, operation),"
 		" noted AS (INSERT INTO _grownext.entitlement_ledger SELECT * FROM gone)"
 		" SELECT coalesce(sum(amount), 0)::bigint FROM gone",
 		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
