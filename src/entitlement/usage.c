@@ -20,9 +20,8 @@
 #include "core/core.h"
 #include "entitlement/usage.h"
 
-#define AHEAD_MAX                                                                      \
-	(5 * USECS_PER_MINUTE) /* how far clocks of recorders may be ahead                 \
-							*/
+/* How far the clocks of recorders may be ahead. */
+#define AHEAD_MAX (5 * USECS_PER_MINUTE)
 
 GN_FUNCTION(gn_usage_consume);
 GN_FUNCTION(gn_usage_require);
