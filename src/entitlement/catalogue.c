@@ -1,6 +1,7 @@
 /*
  * src/entitlement/catalogue.c
- *	  The features there are, cached per backend, and for whom what was read is good.
+ *	  The features there are and which bundle is free, cached per backend, and for whom
+ *	  what was read is good.
  *
  * A catalogue is small, asked all the time and changed by people: it is read whole, and
  * again when its marker moved. Who reads it between two messages of one change keeps
@@ -181,6 +182,30 @@ hash_names(GnCatalogue *catalogue)
 	}
 }
 
+/* Settings are read by who needs them: a paying tenant's record does not. */
+static void
+read_free_bundles(GnCatalogue *catalogue)
+{
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT f.version_id, f.valid_from, f.valid_until"
+		" FROM _grownext.entitlement_free_bundle AS f ORDER BY f.valid_from");
+	bool isnull;
+
+	catalogue->free_count = (int) gn_spi_execute(&query, NULL, NULL, true);
+	catalogue->free_bundles =
+		MemoryContextAlloc(catalogue->memory,
+						   (catalogue->free_count + 1) * sizeof(GnFreeBundle));
+	for (int i = 0; i < catalogue->free_count; i++)
+	{
+		GnFreeBundle *bundle = &catalogue->free_bundles[i];
+
+		bundle->version_id = DatumGetInt32(column(i, 1, &isnull));
+		bundle->valid_from = DatumGetTimestampTz(column(i, 2, &isnull));
+		bundle->valid_until = DatumGetTimestampTz(column(i, 3, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
 static GnCatalogue *
 read_catalogue(void)
 {
@@ -198,6 +223,7 @@ read_catalogue(void)
 	catalogue->generation = generation;
 	catalogue->scope = gn_scope_now();
 	gn_scope_push_snapshot();
+	read_free_bundles(catalogue);
 	catalogue->count = (int) gn_spi_execute(&query, NULL, NULL, true);
 	PopActiveSnapshot();
 	caller = MemoryContextSwitchTo(memory);

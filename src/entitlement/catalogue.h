@@ -8,6 +8,14 @@
 #include "entitlement/resolve.h"
 #include "entitlement/scope.h"
 
+/* Which version of a bundle was the free one, from when until when. */
+typedef struct GnFreeBundle
+{
+	int version_id;
+	TimestampTz valid_from;
+	TimestampTz valid_until;
+} GnFreeBundle;
+
 typedef struct GnCatalogue
 {
 	uint64 generation; /* of the marker, when it was read */
@@ -16,6 +24,8 @@ typedef struct GnCatalogue
 	GnFeature *features;
 	uint32 mask; /* of an open hash of names; slots hold id + 1 */
 	uint32 *slots;
+	int free_count; /* in the order of time; they do not overlap */
+	GnFreeBundle *free_bundles;
 	MemoryContext memory;
 } GnCatalogue;
 

@@ -1,11 +1,11 @@
 /*
  * src/entitlement/compile.c
  *	  Reads what has a say about a tenant: its state, exceptions, phases of
- *	  subscriptions with what their bundles say.
+ *	  subscriptions with what their bundles say, the free bundle where there is none.
  *
- * Three small plans under one snapshot. What is not yet in force is read with the rest,
- * because the instant at which it will be bounds the time for which the answer holds:
- * nobody has to tell a cache that a trial is over.
+ * Three or four small plans under one snapshot. What is not yet in force is read with
+ *the rest, because the instant at which it will be bounds the time for which the answer
+ *holds: nobody has to tell a cache that a trial is over.
  */
 #include "postgres.h"
 
@@ -67,21 +67,23 @@ read_state(GnReading *reading, const pg_uuid_t *tenant)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* Hangs in a candidate if it is in force, and notes when that will change. */
+/* Is it in force? Notes when that will change. What is over is not asked about. */
+static bool
+in_force(GnReading *reading, TimestampTz from, TimestampTz until)
+{
+	reading->until = Min(reading->until, from > reading->at ? from : until);
+	return from <= reading->at;
+}
+
+/* Hangs in a candidate if it is in force. */
 static GnCandidate *
 add_candidate(GnReading *reading, int feature, TimestampTz from, TimestampTz until)
 {
 	GnCandidate *candidate;
 
 	/* A feature that was defined after the catalogue was read is unknown for now. */
-	if (feature >= reading->catalogue->count)
+	if (feature >= reading->catalogue->count || !in_force(reading, from, until))
 		return NULL;
-	if (from > reading->at)
-	{
-		reading->until = Min(reading->until, from);
-		return NULL;
-	}
-	reading->until = Min(reading->until, until);
 	candidate = palloc0(sizeof(GnCandidate));
 	candidate->quantity = 1;
 	candidate->valid_from = from;
@@ -141,14 +143,15 @@ read_overrides(GnReading *reading, const pg_uuid_t *tenant, const pg_uuid_t *use
 	SPI_freetuptable(SPI_tuptable);
 }
 
+/* A phase of a bundle without features is read, too: it is a subscription. */
 static void
 read_phases(GnReading *reading, const pg_uuid_t *tenant)
 {
 	static GnQuery query = GN_QUERY(
 		"SELECT b.feature_id, p.quantity, p.anchor, p.subscription_id, p.version_id,"
-		" p.valid_from, p.valid_until, p.live_until, " GN_SETTING_COLUMNS(
+		" p.valid_from, p.valid_until, p.live_until, p.addon, " GN_SETTING_COLUMNS(
 			"b.setting") " FROM _grownext.entitlement_phase AS p"
-						 " JOIN _grownext.entitlement_bundle_feature AS b ON "
+						 " LEFT JOIN _grownext.entitlement_bundle_feature AS b ON "
 						 "b.version_id = p.version_id"
 						 " WHERE p.tenant_id = $1 AND p.live AND p.valid_until > $2 "
 						 "AND p.live_until > "
@@ -161,20 +164,65 @@ read_phases(GnReading *reading, const pg_uuid_t *tenant)
 
 	for (uint64 i = 0; i < rows; i++)
 	{
-		GnCandidate *candidate =
-			add_candidate(reading, DatumGetInt32(sure_column(i, 1)),
-						  DatumGetTimestampTz(sure_column(i, 6)),
-						  Min(DatumGetTimestampTz(sure_column(i, 7)),
-							  DatumGetTimestampTz(sure_column(i, 8))));
+		TimestampTz from = DatumGetTimestampTz(sure_column(i, 6));
+		TimestampTz until = Min(DatumGetTimestampTz(sure_column(i, 7)),
+								DatumGetTimestampTz(sure_column(i, 8)));
+		GnCandidate *candidate;
 
+		if (in_force(reading, from, until) && !DatumGetBool(sure_column(i, 9)))
+			reading->subscribed = true;
+		if (is_null(i, 1))
+			continue;
+		candidate =
+			add_candidate(reading, DatumGetInt32(sure_column(i, 1)), from, until);
 		if (candidate == NULL)
 			continue;
 		candidate->source = GN_SOURCE_SUBSCRIPTION;
 		candidate->quantity = DatumGetInt32(sure_column(i, 2));
 		candidate->id = *DatumGetUUIDP(sure_column(i, 4));
 		candidate->version_id = DatumGetInt32(sure_column(i, 5));
-		if (gn_read_setting(i, 9, &candidate->setting))
+		if (gn_read_setting(i, 10, &candidate->setting))
 			candidate->setting.anchor = DatumGetTimestampTz(sure_column(i, 3));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* What the free bundle that is in force says. */
+static void
+read_free_bundle(GnReading *reading)
+{
+	static GnQuery query =
+		GN_QUERY("SELECT b.feature_id, " GN_SETTING_COLUMNS(
+					 "b.setting") " FROM _grownext.entitlement_bundle_feature AS b"
+								  " WHERE b.version_id = $1",
+				 INT4OID);
+	const GnFreeBundle *free_bundle = NULL;
+	Datum values[1];
+	uint64 rows;
+
+	for (int i = 0; i < reading->catalogue->free_count; i++)
+	{
+		const GnFreeBundle *next = &reading->catalogue->free_bundles[i];
+
+		if (next->valid_until > reading->at &&
+			in_force(reading, next->valid_from, next->valid_until))
+			free_bundle = next;
+	}
+	if (free_bundle == NULL)
+		return;
+	values[0] = Int32GetDatum(free_bundle->version_id);
+	rows = gn_spi_execute(&query, values, NULL, true);
+	for (uint64 i = 0; i < rows; i++)
+	{
+		GnCandidate *candidate =
+			add_candidate(reading, DatumGetInt32(sure_column(i, 1)),
+						  free_bundle->valid_from, free_bundle->valid_until);
+
+		if (candidate == NULL)
+			continue;
+		candidate->source = GN_SOURCE_FREE_BUNDLE;
+		candidate->version_id = free_bundle->version_id;
+		(void) gn_read_setting(i, 2, &candidate->setting);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -195,6 +243,8 @@ gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
 	{
 		read_overrides(reading, tenant, user);
 		read_phases(reading, tenant);
+		if (!reading->subscribed)
+			read_free_bundle(reading);
 	}
 	return reading;
 }

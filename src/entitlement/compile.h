@@ -21,6 +21,7 @@ typedef struct GnReading
 	bool has_parent;
 	pg_uuid_t parent;
 	bool user_grants;         /* are there any, to whomever */
+	bool subscribed;          /* live, add-ons apart: the free bundle has no say */
 	GnCandidate **candidates; /* by feature, in the order in which they count */
 	GnCandidate **last;
 } GnReading;

@@ -37,6 +37,8 @@ concerns(const char *rule, GnSource source)
 		case GN_SOURCE_SUBSCRIPTION:
 		case GN_SOURCE_TENANT_ADD:
 			return strcmp(rule, "subscription") == 0;
+		case GN_SOURCE_FREE_BUNDLE:
+			return strcmp(rule, "free_bundle") == 0;
 		case GN_SOURCE_PARENT:
 		case GN_SOURCE_DEFAULT:
 		case GN_SOURCE_NONE:
@@ -128,15 +130,16 @@ static void
 append_candidate(StringInfo json, const GnFeature *feature,
 				 const GnCandidate *candidate)
 {
-	bool subscription = candidate->source == GN_SOURCE_SUBSCRIPTION;
-
-	appendStringInfo(json, "{\"source\": \"%s\", \"id\": \"%s\"",
-					 gn_source_name(candidate->source), gn_uuid_text(&candidate->id));
-	if (subscription)
+	appendStringInfo(json, "{\"source\": \"%s\"", gn_source_name(candidate->source));
+	if (candidate->source != GN_SOURCE_FREE_BUNDLE)
+		appendStringInfo(json, ", \"id\": \"%s\"", gn_uuid_text(&candidate->id));
+	if (candidate->source == GN_SOURCE_SUBSCRIPTION)
 	{
 		append_bundle(json, candidate->version_id);
 		appendStringInfo(json, ", \"quantity\": %d", candidate->quantity);
 	}
+	else if (candidate->source == GN_SOURCE_FREE_BUNDLE)
+		append_bundle(json, candidate->version_id);
 	else
 		append_reason(json, &candidate->id);
 	if (candidate->source == GN_SOURCE_TENANT_ADD)

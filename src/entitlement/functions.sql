@@ -1,4 +1,4 @@
--- src/entitlement/functions.sql: catalogue, exceptions, questions, metering, invalidation
+-- src/entitlement/functions.sql: values, exceptions, questions, metering, invalidation
 
 -- Values --------------------------------------------------------------------
 
@@ -96,168 +96,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_feature_get(text) IS 'A feature by name; raises if there is none.';
-
--- The catalogue -------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION grownext.product_define(product text, name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    old_name text;
-BEGIN
-    IF product IS NULL OR product !~ '^[a-z0-9][a-z0-9_-]{0,62}$' OR coalesce(name, '') = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('product "%s" is not valid', coalesce(product, 'NULL')),
-            HINT = 'A product is called by up to 63 characters of a-z, 0-9, "_" and "-", and has a name that is not empty.';
-    END IF;
-    SELECT p.name INTO old_name FROM _grownext.entitlement_product AS p WHERE p.product = product_define.product FOR NO KEY UPDATE;
-    INSERT INTO _grownext.entitlement_product (product, name, created_at) VALUES (product_define.product, product_define.name, _grownext.core_now())
-        ON CONFLICT ON CONSTRAINT entitlement_product_pkey DO UPDATE SET name = EXCLUDED.name;
-    IF old_name IS DISTINCT FROM name THEN
-        PERFORM _grownext.tenant_record('product.defined', 'product:' || product, NULL,
-            CASE WHEN old_name IS NOT NULL THEN jsonb_build_object('product', product, 'name', old_name) END,
-            jsonb_build_object('product', product, 'name', name));
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION grownext.product_define(text, text) IS 'Defines a product: a group of features.';
-
-CREATE OR REPLACE FUNCTION grownext.feature_define(feature text, product text, kind text, options jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    old _grownext.entitlement_feature;
-    new _grownext.entitlement_feature;
-    folds text[];
-BEGIN
-    PERFORM _grownext.core_check_options(options, '{"default":"any","fold":"string","period":"string","inherit":"string","description":"string"}');
-    IF feature IS NULL OR feature !~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' OR length(feature) > 200 THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('feature name "%s" is not valid', coalesce(feature, 'NULL')),
-            HINT = 'Write a dotted name of a-z, 0-9 and "_", such as "reports.export".';
-    ELSIF kind IN ('credit', 'seats') THEN
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('features of kind %s are not supported by this version', kind),
-            HINT = 'Use a metered feature with period never, or a limit.';
-    ELSIF kind IS NULL OR kind <> ALL ('{boolean,limit,config,metered}') THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('kind "%s" does not exist', coalesce(kind, 'NULL')),
-            HINT = 'Use boolean, limit, config or metered.';
-    ELSIF NOT EXISTS (SELECT FROM _grownext.entitlement_product AS p WHERE p.product = feature_define.product) THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('product "%s" does not exist', coalesce(product, 'NULL')),
-            HINT = format('SELECT grownext.product_define(%L, name);', coalesce(product, 'product'));
-    ELSIF kind <> 'metered' AND options ? 'period' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is of kind %s and has no period', feature, kind);
-    END IF;
-    -- the first one is the rule if none is named
-    folds := CASE kind WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' WHEN 'limit' THEN '{max,sum}' ELSE '{sum,max}' END;
-    IF options ->> 'fold' <> ALL (folds) THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" cannot be folded by "%s"', feature, options ->> 'fold'),
-            HINT = format('For kind %s: %s.', kind, array_to_string(folds, ', '));
-    END IF;
-
-    IF options ->> 'inherit' <> ALL ('{own,parent,pool}'::text[]) OR options ->> 'inherit' = 'pool' AND kind <> 'metered' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" cannot be inherited by "%s"', feature, options ->> 'inherit'),
-            HINT = 'Use own, parent, or, for what is counted, pool.';
-    END IF;
-
-    -- ids are dense: one definition at a time
-    LOCK TABLE _grownext.entitlement_feature IN SHARE ROW EXCLUSIVE MODE;
-    SELECT * INTO old FROM _grownext.entitlement_feature AS f WHERE f.feature = feature_define.feature;
-    IF old.kind <> kind THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is of kind %s, which cannot be changed', feature, old.kind),
-            HINT = 'Define a feature of another name.';
-    END IF;
-    new := old;
-    new.feature := feature;
-    new.product := product;
-    new.kind := kind;
-    new.fold := coalesce(options ->> 'fold', folds[1]);
-    new.inherit := coalesce(options ->> 'inherit', 'own');
-    new.description := options ->> 'description';
-    new.options := options;
-    new.fallback := NULL;
-    IF options ? 'default' THEN
-        new.fallback := _grownext.entitlement_value(new, options -> 'default');
-    ELSIF kind = 'metered' THEN
-        PERFORM _grownext.entitlement_value(new, '0');  -- refuses a period that there is not
-    END IF;
-    IF old.id IS NULL THEN
-        new.id := (SELECT coalesce(max(f.id) + 1, 0) FROM _grownext.entitlement_feature AS f);
-        new.created_at := _grownext.core_now();
-        new.updated_at := new.created_at;
-        INSERT INTO _grownext.entitlement_feature SELECT new.*;
-    ELSIF new.product <> old.product OR new.options <> old.options THEN
-        UPDATE _grownext.entitlement_feature AS f
-           SET product = new.product, fold = new.fold, inherit = new.inherit, description = new.description, fallback = new.fallback, options = new.options,
-               updated_at = _grownext.core_now()
-         WHERE f.id = old.id;
-    ELSE
-        RETURN;
-    END IF;
-    PERFORM _grownext.tenant_record('feature.defined', 'feature:' || feature, NULL,
-        CASE WHEN old.id IS NOT NULL THEN jsonb_build_object('feature', feature, 'product', old.product, 'kind', old.kind, 'options', old.options) END,
-        jsonb_build_object('feature', feature, 'product', product, 'kind', kind, 'options', options));
-END
-$$;
-COMMENT ON FUNCTION grownext.feature_define(text, text, text, jsonb) IS 'Defines a feature of kind boolean, limit, config or metered.';
-
-CREATE OR REPLACE FUNCTION grownext.bundle_define(bundle text, features jsonb, options jsonb DEFAULT '{}') RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    latest _grownext.entitlement_bundle_version;
-    new_id int;
-    new_grace interval;
-    feature record;
-BEGIN
-    PERFORM _grownext.core_check_options(options, '{"name":"string","grace":"string"}');
-    IF bundle IS NULL OR bundle !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('bundle name "%s" is not valid', coalesce(bundle, 'NULL')),
-            HINT = 'A bundle is called by up to 63 characters of a-z, 0-9, "_", "." and "-".';
-    ELSIF jsonb_typeof(features) IS DISTINCT FROM 'object' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'features must be a JSON object',
-            HINT = 'Such as {"reports.export": true, "api.calls": {"quota": 1000, "period": "month"}}.';
-    END IF;
-    new_grace := coalesce((options ->> 'grace')::interval, '0');
-    IF new_grace < '0' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'grace must not be negative';
-    END IF;
-
-    LOCK TABLE _grownext.entitlement_bundle_version IN SHARE ROW EXCLUSIVE MODE;
-    INSERT INTO _grownext.entitlement_bundle AS b (bundle, name, created_at)
-    VALUES (bundle_define.bundle, coalesce(options ->> 'name', bundle_define.bundle), _grownext.core_now())
-    ON CONFLICT ON CONSTRAINT entitlement_bundle_pkey DO UPDATE SET name = coalesce(options ->> 'name', b.name);
-    SELECT * INTO latest FROM _grownext.entitlement_bundle_version AS v WHERE v.bundle = bundle_define.bundle ORDER BY v.version DESC LIMIT 1;
-    IF latest.features = features AND latest.grace = new_grace THEN
-        RETURN latest.version;
-    END IF;
-
-    new_id := (SELECT coalesce(max(v.id) + 1, 0) FROM _grownext.entitlement_bundle_version AS v);
-    INSERT INTO _grownext.entitlement_bundle_version (id, bundle, version, features, grace, created_at)
-    VALUES (new_id, bundle_define.bundle, coalesce(latest.version, 0) + 1, bundle_define.features, new_grace, _grownext.core_now());
-    FOR feature IN SELECT key, value FROM jsonb_each(features) LOOP
-        INSERT INTO _grownext.entitlement_bundle_feature (version_id, feature_id, setting)
-        SELECT new_id, f.id, _grownext.entitlement_value(f, feature.value)
-          FROM _grownext.entitlement_feature_get(feature.key) AS f;
-    END LOOP;
-    PERFORM _grownext.tenant_record('bundle.defined', 'bundle:' || bundle, NULL,
-        CASE WHEN latest.id IS NOT NULL THEN jsonb_build_object('bundle', bundle, 'version', latest.version, 'features', latest.features, 'grace', latest.grace) END,
-        jsonb_build_object('bundle', bundle, 'version', coalesce(latest.version, 0) + 1, 'features', features, 'grace', new_grace));
-    RETURN coalesce(latest.version, 0) + 1;
-END
-$$;
-COMMENT ON FUNCTION grownext.bundle_define(text, jsonb, jsonb) IS 'Defines a bundle; changed content is a new version, subscribers keep theirs. Returns the version.';
-
--- The latest version of a bundle that must exist.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_bundle_latest(bundle text) RETURNS int
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    version_id int;
-BEGIN
-    SELECT v.id INTO version_id FROM _grownext.entitlement_bundle_version AS v
-     WHERE v.bundle = entitlement_bundle_latest.bundle ORDER BY v.version DESC LIMIT 1;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('bundle "%s" does not exist', coalesce(bundle, 'NULL')),
-            HINT = format('SELECT grownext.bundle_define(%L, features);', coalesce(bundle, 'bundle'));
-    END IF;
-    RETURN version_id;
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_bundle_latest(text) IS 'The id of a bundle''s latest version; raises if there is no such bundle.';
 
 -- Grants and blocks ---------------------------------------------------------
 
@@ -417,6 +255,9 @@ COMMENT ON FUNCTION _grownext.entitlement_invalidate() IS 'Row trigger: answers 
 CREATE OR REPLACE TRIGGER entitlement_feature_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_feature
     FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
 ALTER TABLE _grownext.entitlement_feature ENABLE ALWAYS TRIGGER entitlement_feature_invalidate;
+CREATE OR REPLACE TRIGGER entitlement_free_bundle_invalidate AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _grownext.entitlement_free_bundle
+    FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('entitlement_marker_catalogue');
+ALTER TABLE _grownext.entitlement_free_bundle ENABLE ALWAYS TRIGGER entitlement_free_bundle_invalidate;
 CREATE OR REPLACE TRIGGER entitlement_tenant_invalidate AFTER INSERT OR UPDATE OR DELETE ON _grownext.tenant_tenant
     FOR EACH ROW EXECUTE FUNCTION _grownext.entitlement_invalidate('id');
 ALTER TABLE _grownext.tenant_tenant ENABLE ALWAYS TRIGGER entitlement_tenant_invalidate;

@@ -6,9 +6,9 @@
  * another instant) reads candidates and gets the decision from here, so no two
  * answers can disagree. First decisive wins: unknown feature, unknown tenant,
  * tenant not active, the pool above, block, grant to the user, grant to the tenant,
- * live subscriptions and add-ons folded with grants that add, the parent, the feature's
- * default. Each rule that was looked at leaves a step in the trace, so an explanation
- * is the decision itself, seen from the side.
+ * live subscriptions and add-ons folded with grants that add, the parent, the free
+ *bundle, the feature's default. Each rule that was looked at leaves a step in the
+ *trace, so an explanation is the decision itself, seen from the side.
  */
 #include "postgres.h"
 
@@ -32,6 +32,8 @@ gn_source_name(GnSource source)
 			return "subscription";
 		case GN_SOURCE_PARENT:
 			return "parent";
+		case GN_SOURCE_FREE_BUNDLE:
+			return "free_bundle";
 		case GN_SOURCE_DEFAULT:
 			return "default";
 		case GN_SOURCE_NONE:
@@ -238,6 +240,9 @@ gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant,
 	if (feature->inherit == GN_INHERIT_PARENT &&
 		step(trace, "parent", parent != NULL && parent->allowed, NULL))
 		return from_parent(parent, false);
+	candidate = last_candidate(candidates, GN_SOURCE_FREE_BUNDLE);
+	if (step(trace, "free_bundle", candidate && candidate->setting.enabled, candidate))
+		return decided_by(feature, GN_SOURCE_FREE_BUNDLE, &candidate->setting);
 	if (step(trace, "default", feature->has_default, NULL))
 		return decided_by(feature, GN_SOURCE_DEFAULT, &feature->fallback);
 	return denied(GN_SOURCE_NONE, "not_included");

@@ -58,6 +58,7 @@ typedef enum GnSource
 	GN_SOURCE_SUBSCRIPTION,
 	GN_SOURCE_TENANT_ADD, /* folded with the subscriptions */
 	GN_SOURCE_PARENT,
+	GN_SOURCE_FREE_BUNDLE, /* what the default bundle says, without a subscription */
 	GN_SOURCE_DEFAULT,
 	GN_SOURCE_NONE
 } GnSource;
@@ -69,7 +70,7 @@ typedef struct GnCandidate
 	int quantity;
 	GnSetting setting;
 	pg_uuid_t id;   /* of the grant or subscription */
-	int version_id; /* of the bundle; subscriptions only */
+	int version_id; /* of the bundle; subscriptions and the free bundle */
 	TimestampTz valid_from;
 	TimestampTz valid_until;
 	struct GnCandidate *next;

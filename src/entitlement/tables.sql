@@ -122,6 +122,18 @@ CREATE TABLE _grownext.entitlement_bundle_feature (
 COMMENT ON TABLE _grownext.entitlement_bundle_feature IS 'What a version of a bundle says about each of its features.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_bundle_feature', '');
 
+-- Valid time: which version of which bundle is free is told of the past, too.
+CREATE TABLE _grownext.entitlement_free_bundle (
+    valid_from  timestamptz NOT NULL,
+    valid_until timestamptz NOT NULL DEFAULT 'infinity',
+    version_id  int         NOT NULL,
+    CONSTRAINT entitlement_free_bundle_pkey PRIMARY KEY (valid_from),
+    CONSTRAINT entitlement_free_bundle_version_id_fkey FOREIGN KEY (version_id) REFERENCES _grownext.entitlement_bundle_version (id),
+    CONSTRAINT entitlement_free_bundle_valid_chk CHECK (valid_from < valid_until)
+);
+COMMENT ON TABLE _grownext.entitlement_free_bundle IS 'What tenants without a live subscription have, from when until when: the default bundle.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_free_bundle', '');
+
 -- Subscriptions -------------------------------------------------------------
 
 CREATE TABLE _grownext.entitlement_subscription (

@@ -11,7 +11,8 @@ CREATE OR REPLACE VIEW grownext.feature WITH (security_barrier) AS
 COMMENT ON VIEW grownext.feature IS 'Features.';
 CREATE OR REPLACE VIEW grownext.bundle WITH (security_barrier) AS
     SELECT v.bundle, b.name, v.version, v.features, v.grace, v.created_at,
-           v.version = max(v.version) OVER (PARTITION BY v.bundle) AS latest
+           v.version = max(v.version) OVER (PARTITION BY v.bundle) AS latest,
+           v.id IS NOT DISTINCT FROM (SELECT _grownext.entitlement_free_version()) AS "default"
       FROM _grownext.entitlement_bundle_version AS v
       JOIN _grownext.entitlement_bundle AS b ON b.bundle = v.bundle;
 COMMENT ON VIEW grownext.bundle IS 'All versions of all bundles.';
