@@ -21,28 +21,39 @@
 	"tenant_id = $1 AND feature_id = $2 AND period_start = $3 AND period = $4"
 
 static void
-name_row(const GnAnswer *answer, Datum *values)
+name_row(const GnCounter *counter, Datum *values)
 {
-	values[0] = UUIDPGetDatum(&answer->holder);
-	values[1] = Int32GetDatum(answer->known->id);
-	values[2] = TimestampTzGetDatum(answer->period_start);
-	values[3] = CStringGetTextDatum(gn_period_name(answer->decision.setting.period));
+	values[0] = UUIDPGetDatum(&counter->tenant);
+	values[1] = Int32GetDatum(counter->feature);
+	values[2] = TimestampTzGetDatum(counter->start);
+	values[3] = CStringGetTextDatum(gn_period_name(counter->period));
+}
+
+GnCounter
+gn_counter_of(const GnAnswer *answer)
+{
+	return (GnCounter){
+		.tenant = answer->holder,
+		.feature = answer->known->id,
+		.period = answer->decision.setting.period,
+		.start = answer->period_start,
+	};
 }
 
 /* The guarded update; false if there is no row, or no room in it. */
 static bool
-add_to_row(const GnUsageCall *call, const GnAnswer *answer, int64 ceiling, int64 *used)
+add_to_row(const GnCounter *counter, const GnSetting *setting, int64 amount,
+		   int64 ceiling, int64 *used)
 {
 	static GnQuery query =
 		GN_QUERY("UPDATE _grownext.entitlement_usage SET used = used + $5, quota = $7"
 				 " WHERE " USAGE_ROW " AND used <= $6 - $5 RETURNING used",
 				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT8OID, INT8OID);
-	const GnSetting *setting = &answer->decision.setting;
 	Datum values[7];
 	bool isnull;
 
-	name_row(answer, values);
-	values[4] = Int64GetDatum(call->amount);
+	name_row(counter, values);
+	values[4] = Int64GetDatum(amount);
 	values[5] = Int64GetDatum(ceiling);
 	values[6] = Int64GetDatum(setting->quota);
 	if (gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL, false) !=
@@ -54,7 +65,7 @@ add_to_row(const GnUsageCall *call, const GnAnswer *answer, int64 ceiling, int64
 
 /* The first consume of a period; false if somebody else was first. */
 static bool
-insert_row(const GnUsageCall *call, const GnAnswer *answer, int64 *used)
+insert_row(const GnAnswer *answer, const GnCounter *counter, int64 amount, int64 *used)
 {
 	static GnQuery query = GN_QUERY(
 		"INSERT INTO _grownext.entitlement_usage"
@@ -64,17 +75,17 @@ insert_row(const GnUsageCall *call, const GnAnswer *answer, int64 *used)
 	const GnSetting *setting = &answer->decision.setting;
 	Datum values[7];
 
-	name_row(answer, values);
-	values[4] = Int64GetDatum(call->amount);
+	name_row(counter, values);
+	values[4] = Int64GetDatum(amount);
 	values[5] = TimestampTzGetDatum(answer->period_end);
 	values[6] = Int64GetDatum(setting->quota);
-	*used = call->amount;
+	*used = amount;
 	return gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL,
 						  false) == 1;
 }
 
 int64
-gn_counter_used(const GnAnswer *answer)
+gn_counter_used(const GnCounter *counter)
 {
 	static GnQuery query =
 		GN_QUERY("SELECT used FROM _grownext.entitlement_usage WHERE " USAGE_ROW,
@@ -82,38 +93,59 @@ gn_counter_used(const GnAnswer *answer)
 	Datum values[4];
 	bool isnull;
 
-	name_row(answer, values);
+	name_row(counter, values);
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return 0;
 	return DatumGetInt64(gn_usage_column(1, &isnull));
 }
 
-/* Units that this very transaction added a moment ago. */
-void
-gn_counter_take_back(const GnUsageCall *call, const GnAnswer *answer)
+bool
+gn_counter_give_back(const GnCounter *counter, const char *operation, int64 amount,
+					 TimestampTz at, GnCounterState *state)
 {
 	static GnQuery query = GN_QUERY(
-		"UPDATE _grownext.entitlement_usage SET used = used - $5 WHERE " USAGE_ROW,
+		"UPDATE _grownext.entitlement_usage SET used = used - $5 WHERE " USAGE_ROW
+		" AND used >= $5 RETURNING used, quota, period_end",
 		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID);
 	Datum values[5];
+	bool isnull;
+	Datum quota;
 
-	name_row(answer, values);
-	values[4] = Int64GetDatum(call->amount);
-	gn_spi_execute(&query, values, NULL, false);
+	name_row(counter, values);
+	values[4] = Int64GetDatum(amount);
+	if (gn_spi_execute(&query, values, NULL, false) != 1)
+		return false;
+	state->used = DatumGetInt64(gn_usage_column(1, &isnull));
+	quota = gn_usage_column(2, &isnull);
+	state->unlimited = isnull;
+	state->quota = isnull ? 0 : DatumGetInt64(quota);
+	state->end = DatumGetTimestampTz(gn_usage_column(3, &isnull));
+	return true;
 }
 
-/* True if the units were counted; used is what the row says then, or what denied them.
- */
-bool
-gn_counter_add(const GnUsageCall *call, const GnAnswer *answer, int64 *used)
+GnCount
+gn_counter_add(const GnAnswer *answer, const char *operation, int64 amount,
+			   TimestampTz at, int64 *used)
 {
 	const GnSetting *setting = &answer->decision.setting;
 	int64 ceiling = setting->unlimited || setting->soft ? PG_INT64_MAX : setting->quota;
+	GnCounter counter = gn_counter_of(answer);
+	bool counted =
+		amount <= ceiling && (add_to_row(&counter, setting, amount, ceiling, used) ||
+							  insert_row(answer, &counter, amount, used) ||
+							  add_to_row(&counter, setting, amount, ceiling, used));
+	GnCounterState state;
 
-	if (call->amount <= ceiling &&
-		(add_to_row(call, answer, ceiling, used) || insert_row(call, answer, used) ||
-		 add_to_row(call, answer, ceiling, used)))
-		return true;
-	*used = gn_counter_used(answer);
-	return false;
+	gn_cache_catch_up();
+	if (gn_stamp_moved(&answer->stamp))
+	{
+		/* the row is ours by now: nobody saw them */
+		if (counted)
+			gn_counter_give_back(&counter, operation, amount, at, &state);
+		return GN_COUNT_AGAIN;
+	}
+	if (counted)
+		return GN_COUNT_DONE;
+	*used = gn_counter_used(&counter);
+	return GN_COUNT_DENIED;
 }

@@ -84,6 +84,8 @@ static bool
 try_consume(GnUsageCall *call, GnUsageResult *result)
 {
 	const GnAnswer *answer;
+	GnCount count;
+	GnCounter counter;
 	int64 used;
 
 	call->now = gn_now();
@@ -94,18 +96,17 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
-		describe_quota(answer, gn_counter_used(answer), result);
+	{
+		counter = gn_counter_of(answer);
+		describe_quota(answer, gn_counter_used(&counter), result);
+	}
 	if (result->reason)
 		return true;
-	result->allowed = gn_counter_add(call, answer, &used);
-	gn_cache_catch_up();
-	if (gn_stamp_moved(&answer->stamp))
-	{
-		if (result->allowed)
-			gn_counter_take_back(call, answer);
+	count = gn_counter_add(answer, call->operation, call->amount, call->now, &used);
+	if (count == GN_COUNT_AGAIN)
 		return false;
-	}
 	describe_quota(answer, used, result);
+	result->allowed = count == GN_COUNT_DONE;
 	if (!result->allowed)
 		result->reason = "quota_exceeded";
 	return true;
@@ -139,31 +140,36 @@ static void
 give_back(const GnUsageCall *call, GnUsageResult *result)
 {
 	static GnQuery query = GN_QUERY(
-		"UPDATE _grownext.entitlement_usage AS u SET used = u.used - $3"
-		" FROM (SELECT r.tenant_id, r.feature_id, r.period_start, r.period"
+		"SELECT r.feature_id, r.period_start, r.period"
 		" FROM _grownext.entitlement_usage AS r"
-		" JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id AND f.feature "
-		"= $2"
-		" WHERE r.tenant_id = $1 AND r.period_start <= $4 AND r.period_end > $4"
-		" ORDER BY r.period_start DESC LIMIT 1) AS r"
-		" WHERE u.tenant_id = r.tenant_id AND u.feature_id = r.feature_id"
-		" AND u.period_start = r.period_start AND u.period = r.period AND u.used >= $3"
-		" RETURNING u.used, u.quota, u.period_end",
-		UUIDOID, TEXTOID, INT8OID, TIMESTAMPTZOID);
-	Datum values[4] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->feature),
-					   Int64GetDatum(call->amount), TimestampTzGetDatum(call->now)};
+		" JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id"
+		" AND f.feature = $2"
+		" WHERE r.tenant_id = $1 AND r.period_start <= $3 AND r.period_end > $3"
+		" ORDER BY r.period_start DESC LIMIT 1",
+		UUIDOID, TEXTOID, TIMESTAMPTZOID);
+	Datum values[3] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->feature),
+					   TimestampTzGetDatum(call->now)};
+	GnCounter counter = {.tenant = call->tenant};
+	GnCounterState state;
 	bool isnull;
-	Datum quota;
 
 	*result = (GnUsageResult){.reason = "nothing_to_return"};
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return;
-	*result = (GnUsageResult){.allowed = true, .counted = true};
-	result->used = DatumGetInt64(gn_usage_column(1, &isnull));
-	quota = gn_usage_column(2, &isnull);
-	result->unlimited = isnull;
-	result->quota = isnull ? 0 : DatumGetInt64(quota);
-	result->resets_at = DatumGetTimestampTz(gn_usage_column(3, &isnull));
+	counter.feature = DatumGetInt32(gn_usage_column(1, &isnull));
+	counter.start = DatumGetTimestampTz(gn_usage_column(2, &isnull));
+	gn_period_parse(TextDatumGetCString(gn_usage_column(3, &isnull)), &counter.period);
+	if (!gn_counter_give_back(&counter, call->operation, call->amount, call->now,
+							  &state))
+		return;
+	*result = (GnUsageResult){
+		.allowed = true,
+		.counted = true,
+		.used = state.used,
+		.unlimited = state.unlimited,
+		.quota = state.quota,
+		.resets_at = state.end,
+	};
 }
 
 static void

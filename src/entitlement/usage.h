@@ -42,14 +42,54 @@ extern bool gn_usage_key_answers(const GnUsageCall *call, GnUsageResult *result)
 extern void gn_usage_key_answer(const GnUsageCall *call, const GnUsageResult *result);
 extern void gn_usage_key_drop(const GnUsageCall *call);
 
-/* True if the units were counted; used is what the counter says then, or what denied
- * them. */
-extern bool
-gn_counter_add(const GnUsageCall *call, const GnAnswer *answer, int64 *used);
+/*
+ * Counters. A counter is what a tenant uses of a feature in one period; how its units
+ * are kept (one row, shards, events) is counter.c's business alone. Lock order:
+ * idempotency key, then counter.
+ */
+typedef struct GnCounter
+{
+	pg_uuid_t tenant; /* at which it is counted: the holder of an answer */
+	int feature;
+	GnPeriod period;
+	TimestampTz start;
+} GnCounter;
 
-/* Takes back what this very transaction added a moment ago. */
-extern void gn_counter_take_back(const GnUsageCall *call, const GnAnswer *answer);
+/* What a counter says after a change. */
+typedef struct GnCounterState
+{
+	int64 used;
+	bool unlimited;
+	int64 quota; /* of meaning unless unlimited */
+	TimestampTz end;
+} GnCounterState;
 
-extern int64 gn_counter_used(const GnAnswer *answer);
+typedef enum GnCount
+{
+	GN_COUNT_DONE,
+	GN_COUNT_DENIED, /* there is no room; nothing was written */
+	GN_COUNT_AGAIN   /* the right changed meanwhile; nothing was counted: ask anew */
+} GnCount;
+
+/* The counter of an answer that is counted. */
+extern GnCounter gn_counter_of(const GnAnswer *answer);
+
+/*
+ * Adds units to the counter of an answer, all or none, within the quota of the answer
+ * unless that is soft; writes the ledger. operation is the ledger's word for it:
+ * consume, reserve, ... GN_COUNT_DONE and _DENIED set used to what the counter says
+ * then.
+ */
+extern GnCount gn_counter_add(const GnAnswer *answer, const char *operation,
+							  int64 amount, TimestampTz at, int64 *used);
+
+/*
+ * Gives units back to exactly this counter, whatever is entitled now; writes the
+ * ledger. False if fewer were used, or none.
+ */
+extern bool gn_counter_give_back(const GnCounter *counter, const char *operation,
+								 int64 amount, TimestampTz at, GnCounterState *state);
+
+extern int64 gn_counter_used(const GnCounter *counter);
 
 #endif
