@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "core/core.h"
+#include "entitlement/credit.h"
 #include "entitlement/entitlement.h"
 #include "entitlement/record.h"
 
@@ -35,14 +36,13 @@ const GnComponent gn_entitlement_component = {
 
 /* Only subscriptions have an anchor; what holds without one follows the calendar. */
 static void
-find_period(const GnRecord *record, TimestampTz at, GnAnswer *answer)
+find_period(TimestampTz at, GnAnswer *answer)
 {
 	const GnSetting *setting = &answer->decision.setting;
 	bool anchored = setting->billing_anchor && !TIMESTAMP_NOT_FINITE(setting->anchor);
 
 	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL,
-					 answer->decision.pooled ? record->top_zone : record->zone, at,
-					 &answer->period_start, &answer->period_end);
+					 answer->zone, at, &answer->period_start, &answer->period_end);
 }
 
 static void
@@ -153,13 +153,10 @@ answer_feature(const GnQuestion *question, const GnRecord *record,
 		answer->known = copy;
 		answer->feature = copy->name;
 		answer->decision = record->decisions[feature->id];
-		if (answer->decision.setting.value)
-			answer->decision.setting.value =
-				(Jsonb *) memcpy(palloc(VARSIZE(answer->decision.setting.value)),
-								 answer->decision.setting.value,
-								 VARSIZE(answer->decision.setting.value));
+		gn_decision_own(&answer->decision, memory);
 		answer->counted = (record->flags[feature->id] & GN_FLAG_COUNTED) != 0;
 		answer->holder = answer->decision.pooled ? record->top : question->tenant;
+		answer->zone = answer->decision.pooled ? record->top_zone : record->zone;
 	}
 	else
 	{
@@ -168,7 +165,7 @@ answer_feature(const GnQuestion *question, const GnRecord *record,
 			gn_entitlement_resolve(NULL, record->state, NULL, NULL, NULL);
 	}
 	if (answer->counted)
-		find_period(record, question->at, answer);
+		find_period(question->at, answer);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -200,6 +197,8 @@ gn_entitlement_answer(const GnQuestion *question, bool with_usage, MemoryContext
 		read_one_usage(&answers[0]);
 	else if (with_usage)
 		read_usage(answers, *count);
+	if (with_usage)
+		gn_credit_answers(answers, *count, question);
 	return answers;
 }
 

@@ -108,6 +108,10 @@ gn_read_setting(uint64 row, int first, GnSetting *setting)
 	datum = column(row, first + 5, &isnull);
 	if (!isnull)
 		setting->value = DatumGetJsonbPCopy(datum);
+	datum = column(row, first + 6, &isnull);
+	setting->rollover = isnull ? 0 : DatumGetInt64(datum);
+	datum = column(row, first + 7, &isnull);
+	setting->priority = isnull ? 0 : DatumGetInt32(datum);
 	return true;
 }
 

@@ -165,7 +165,7 @@ is_entitled(Site *site, const GnContext *context, const pg_uuid_t *tenant,
 	if (site->feature < 0 || site->feature >= site->record->count)
 		return false;
 	flags = site->record->flags[site->feature];
-	if (flags & GN_FLAG_ALLOWED && flags & GN_FLAG_COUNTED)
+	if (flags & GN_FLAG_BALANCE || (flags & GN_FLAG_ALLOWED && flags & GN_FLAG_COUNTED))
 		return counted_answer(tenant, user, name, length);
 	return (flags & GN_FLAG_ALLOWED) != 0;
 }

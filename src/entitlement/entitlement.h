@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "pgtime.h"
 #include "utils/uuid.h"
 
 #include "core/component.h"
@@ -27,10 +28,11 @@ typedef struct GnAnswer
 	const char *feature;
 	const GnFeature *known; /* NULL: there is no such feature */
 	GnDecision decision;
-	bool counted;     /* metered and decided: what follows is of meaning */
+	bool counted;     /* metered or credit, and decided: what follows is of meaning */
 	pg_uuid_t holder; /* the tenant at which it is counted */
+	pg_tz *zone;      /* of its days and months */
 	TimestampTz period_start;
-	TimestampTz period_end;
+	TimestampTz period_end; /* of credit: when the next is granted */
 	int64 used;
 	GnStamp stamp; /* of what it rests on, usage apart */
 } GnAnswer;

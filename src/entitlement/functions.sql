@@ -24,6 +24,7 @@ COMMENT ON FUNCTION _grownext.entitlement_quota(text, jsonb) IS 'Reads a quota; 
 --   limit       20, "unlimited", {"quota": 20}
 --   config      {"value": anything}
 --   metered     1000, "unlimited", {"quota": 1000, "period": "month", "soft": false}
+--   credit      1000, "unlimited", {"amount": 1000, "period": "month", "rollover": 0, "priority": 0}
 CREATE OR REPLACE FUNCTION _grownext.entitlement_value(definition _grownext.entitlement_feature, value jsonb) RETURNS _grownext.entitlement_setting
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -43,7 +44,8 @@ BEGIN
         RETURN setting;
     END IF;
 
-    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' ELSE '{quota,period,soft}' END;
+    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}'
+        WHEN 'credit' THEN '{amount,period,rollover,priority}' ELSE '{quota,period,soft}' END;
     IF jsonb_typeof(value) = 'object' AND value - keys <> '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('unknown key "%s" for "%s"', (SELECT min(k) FROM jsonb_object_keys(value - keys) AS k), definition.feature),
@@ -57,11 +59,21 @@ BEGIN
         RETURN setting;
     END IF;
 
-    setting.quota := _grownext.entitlement_quota(definition.feature, CASE jsonb_typeof(value) WHEN 'object' THEN value -> 'quota' ELSE value END);
-    IF definition.kind = 'metered' THEN
-        IF jsonb_typeof(value) = 'object' THEN
+    setting.quota := _grownext.entitlement_quota(definition.feature, CASE jsonb_typeof(value) WHEN 'object' THEN value -> keys[1] ELSE value END);
+    IF definition.kind = 'credit' AND jsonb_typeof(value) = 'object' THEN
+        PERFORM _grownext.core_check_options(value, '{"amount":"any","period":"string","rollover":"number","priority":"number"}');
+        setting.rollover := _grownext.entitlement_quota(definition.feature || '": "rollover', coalesce(value -> 'rollover', '0'));
+        IF (value -> 'priority')::numeric <> trunc((value -> 'priority')::numeric) OR abs((value -> 'priority')::numeric) > 2147483647 THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('the priority of "%s" is not valid', definition.feature);
+        END IF;
+        setting.priority := (value -> 'priority')::int;
+    END IF;
+    IF definition.kind IN ('metered', 'credit') THEN
+        IF definition.kind = 'metered' AND jsonb_typeof(value) = 'object' THEN
             PERFORM _grownext.core_check_options(value, '{"quota":"any","period":"string","soft":"boolean"}');
             setting.soft := coalesce((value ->> 'soft')::boolean, false);
+        END IF;
+        IF jsonb_typeof(value) = 'object' THEN
             period := value ->> 'period';
         END IF;
         period := coalesce(period, definition.options ->> 'period', 'month');
@@ -123,7 +135,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a grant must end after it begins';
     ELSIF is_addition AND (user_id IS NOT NULL OR (SELECT count(*) FROM jsonb_object_keys(value)) > 1) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'an addition is {"add": number}, for a whole tenant';
-    ELSIF user_id IS NOT NULL AND definition.kind = 'metered' THEN
+    ELSIF user_id IS NOT NULL AND definition.kind IN ('metered', 'credit') THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('"%s" is metered by tenant and cannot be granted to a user', feature);
     END IF;
     PERFORM _grownext.tenant_lock(tenant_id);
@@ -170,6 +182,9 @@ DECLARE
 BEGIN
     SELECT * INTO override FROM _grownext.entitlement_override AS o WHERE o.id = entitlement_revoke.id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
+        IF _grownext.entitlement_credit_void(id) THEN
+            RETURN;
+        END IF;
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('grant "%s" does not exist', coalesce(id::text, 'NULL'));
     ELSIF override.revoked_at IS NOT NULL THEN
         RETURN;
@@ -182,7 +197,7 @@ BEGIN
                                     before, _grownext.entitlement_override_json(id));
 END
 $$;
-COMMENT ON FUNCTION grownext.entitlement_revoke(uuid) IS 'Ends a grant or a block.';
+COMMENT ON FUNCTION grownext.entitlement_revoke(uuid) IS 'Ends a grant or a block; of a grant of credit, voids what is left.';
 
 -- Questions -----------------------------------------------------------------
 
@@ -228,7 +243,7 @@ CREATE OR REPLACE FUNCTION grownext.usage_return(feature text, amount bigint DEF
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_return';
 COMMENT ON FUNCTION grownext.usage_return(text, bigint, text, uuid) IS 'Gives consumed units back to the running period.';
 
--- Background: forgets answers to idempotency keys after 30 days.
+-- Background: forgets answers to idempotency keys after 30 days, expires reservations.
 CREATE OR REPLACE FUNCTION _grownext.entitlement_tick(now timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -240,7 +255,8 @@ BEGIN
         SELECT o.tenant_id, o.operation, o.idempotency_key FROM _grownext.entitlement_usage_key AS o
          WHERE o.created_at < now - interval '30 days' ORDER BY o.created_at LIMIT batch FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN now + CASE WHEN removed = batch THEN interval '1 second' ELSE interval '1 hour' END;
+    RETURN least(_grownext.entitlement_reservation_tick(now),
+                 now + CASE WHEN removed = batch THEN interval '1 second' ELSE interval '1 hour' END);
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_tick(timestamptz) IS 'One pass of background work; returns when the next is due.';

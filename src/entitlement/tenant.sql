@@ -8,6 +8,11 @@ BEGIN
         PERFORM grownext.subscription_start(tenant_id, options ->> 'bundle');
     ELSIF event = 'tenant.purged' THEN
         DELETE FROM _grownext.entitlement_usage_key AS k WHERE k.tenant_id = entitlement_tenant_reaction.tenant_id;
+        DELETE FROM _grownext.entitlement_reservation AS r
+         WHERE entitlement_tenant_reaction.tenant_id IN (r.tenant_id, r.holder_id);
+        DELETE FROM _grownext.entitlement_burn AS b WHERE b.tenant_id = entitlement_tenant_reaction.tenant_id;
+        DELETE FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = entitlement_tenant_reaction.tenant_id;
+        DELETE FROM _grownext.entitlement_balance AS b WHERE b.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage AS u WHERE u.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_override AS o WHERE o.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_subscription AS s WHERE s.tenant_id = entitlement_tenant_reaction.tenant_id;

@@ -18,6 +18,8 @@
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
+#include "entitlement/credit.h"
+#include "entitlement/reservation.h"
 #include "entitlement/usage.h"
 
 GN_FUNCTION(gn_usage_consume);
@@ -30,8 +32,8 @@ gn_usage_column(int number, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
 }
 
-static GnUsageCall
-usage_arguments(FunctionCallInfo fcinfo, const char *operation)
+GnUsageCall
+gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key)
 {
 	GnUsageCall call = {.operation = operation, .now = gn_now()};
 
@@ -41,21 +43,22 @@ usage_arguments(FunctionCallInfo fcinfo, const char *operation)
 	call.amount = PG_GETARG_INT64(1);
 	if (!PG_ARGISNULL(0))
 		call.feature = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	if (!PG_ARGISNULL(2))
+	if (!PG_ARGISNULL(key))
 	{
-		call.key = text_to_cstring(PG_GETARG_TEXT_PP(2));
+		call.key = text_to_cstring(PG_GETARG_TEXT_PP(key));
 		if (*call.key == '\0' || strlen(call.key) > 255)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("an idempotency key has 1 to 255 bytes")));
 	}
 	call.tenant =
-		gn_caller_tenant(GetUserId(), PG_ARGISNULL(3) ? NULL : PG_GETARG_UUID_P(3));
+		gn_caller_tenant(GetUserId(),
+						 PG_ARGISNULL(key + 1) ? NULL : PG_GETARG_UUID_P(key + 1));
 	return call;
 }
 
 /* As of this moment, with what was committed while we waited. */
-static GnAnswer *
-resolve_now(const GnUsageCall *call)
+GnAnswer *
+gn_usage_resolve(const GnUsageCall *call)
 {
 	pg_uuid_t user;
 	GnQuestion question = {
@@ -89,10 +92,12 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	int64 used;
 
 	call->now = gn_now();
-	answer = resolve_now(call);
+	answer = gn_usage_resolve(call);
 	*result = (GnUsageResult){.reason = answer->decision.reason};
 	if (answer->known == NULL)
 		return true; /* denied, with the reason; there is nothing to count */
+	if (answer->decision.by_balance)
+		return gn_credit_consume(call, answer, result);
 	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
@@ -105,11 +110,22 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	count = gn_counter_add(answer, call->operation, call->amount, call->now, &used);
 	if (count == GN_COUNT_AGAIN)
 		return false;
+	result->counter = gn_counter_of(answer);
+	if (count == GN_COUNT_DENIED &&
+		gn_reservation_reclaim(&answer->holder, answer->known->id, call) > 0)
+		return false;
 	describe_quota(answer, used, result);
 	result->allowed = count == GN_COUNT_DONE;
 	if (!result->allowed)
 		result->reason = "quota_exceeded";
 	return true;
+}
+
+void
+gn_usage_take(GnUsageCall *call, GnUsageResult *result)
+{
+	while (!try_consume(call, result))
+		CHECK_FOR_INTERRUPTS();
 }
 
 static void
@@ -121,8 +137,7 @@ consume(GnUsageCall *call, GnUsageResult *result)
 	gn_spi_begin(&spi);
 	if (!keyed || !gn_usage_key_answers(call, result))
 	{
-		while (!try_consume(call, result))
-			CHECK_FOR_INTERRUPTS();
+		gn_usage_take(call, result);
 		if (keyed && result->allowed)
 			gn_usage_key_answer(call, result);
 		else if (keyed)
@@ -151,8 +166,14 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 					   TimestampTzGetDatum(call->now)};
 	GnCounter counter = {.tenant = call->tenant};
 	GnCounterState state;
+	GnAnswer *answer = gn_usage_resolve(call);
 	bool isnull;
 
+	if (answer->known && answer->known->kind == GN_KIND_CREDIT)
+	{
+		gn_credit_return(call, answer, result);
+		return;
+	}
 	*result = (GnUsageResult){.reason = "nothing_to_return"};
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return;
@@ -229,32 +250,38 @@ result_datum(FunctionCallInfo fcinfo, const GnUsageResult *result)
 Datum
 gn_usage_consume(PG_FUNCTION_ARGS)
 {
-	GnUsageCall call = usage_arguments(fcinfo, "consume");
+	GnUsageCall call = gn_usage_arguments(fcinfo, "consume", 2);
 	GnUsageResult result;
 
 	consume(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
+void
+gn_usage_refuse(const GnUsageCall *call, const GnUsageResult *result)
+{
+	if (strcmp(result->reason, "quota_exceeded") == 0)
+		ereport(ERROR, (errcode(GN_ERRCODE_QUOTA_EXCEEDED),
+						errmsg("the quota of \"%s\" is used up", call->feature),
+						errdetail("%lld of %lld are used, %lld more were asked for.",
+								  (long long) result->used, (long long) result->quota,
+								  (long long) call->amount)));
+	ereport(ERROR, (errcode(GN_ERRCODE_NOT_ENTITLED),
+					errmsg("the tenant is not entitled to \"%s\"",
+						   call->feature ? call->feature : ""),
+					errdetail("Reason: %s.", result->reason)));
+}
+
 /* SQL: grownext.usage_require(feature, amount, idempotency_key, tenant_id) */
 Datum
 gn_usage_require(PG_FUNCTION_ARGS)
 {
-	GnUsageCall call = usage_arguments(fcinfo, "consume");
+	GnUsageCall call = gn_usage_arguments(fcinfo, "consume", 2);
 	GnUsageResult result;
 
 	consume(&call, &result);
-	if (!result.allowed && strcmp(result.reason, "quota_exceeded") == 0)
-		ereport(ERROR, (errcode(GN_ERRCODE_QUOTA_EXCEEDED),
-						errmsg("the quota of \"%s\" is used up", call.feature),
-						errdetail("%lld of %lld are used, %lld more were asked for.",
-								  (long long) result.used, (long long) result.quota,
-								  (long long) call.amount)));
 	if (!result.allowed)
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_ENTITLED),
-						errmsg("the tenant is not entitled to \"%s\"",
-							   call.feature ? call.feature : ""),
-						errdetail("Reason: %s.", result.reason)));
+		gn_usage_refuse(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
@@ -262,7 +289,7 @@ gn_usage_require(PG_FUNCTION_ARGS)
 Datum
 gn_usage_return(PG_FUNCTION_ARGS)
 {
-	GnUsageCall call = usage_arguments(fcinfo, "return");
+	GnUsageCall call = gn_usage_arguments(fcinfo, "return", 2);
 	GnUsageResult result;
 
 	return_units(&call, &result);
