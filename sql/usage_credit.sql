@@ -43,7 +43,9 @@ SELECT FROM grownext.usage_require('rc.tokens', 1, tenant_id => :acme);
 
 -- grants: burnt by priority, then expiry, none last, then age
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 100, reason => 'old, for ever') IS NOT NULL AS granted;
+RESET ROLE;
 SET grownext.test_clock = '2030-01-10 12:00:01+00';
+SET ROLE regress_credit_service;
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 100, reason => 'young, for ever') IS NOT NULL AS granted;
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 100, '2030-01-20', reason => 'soon') IS NOT NULL AS granted;
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 100, '2030-01-15', reason => 'sooner') IS NOT NULL AS granted;
@@ -65,7 +67,9 @@ SELECT :state FROM grownext.entitlement('rc.tokens', :acme);
 -- a refund goes back to what was burnt last; what has expired since lapses
 SELECT allowed, used, remaining FROM grownext.usage_return('rc.tokens', 250, tenant_id => :acme);
 SELECT reason, remaining FROM grownext.credit WHERE tenant_id = :acme AND remaining > 0 ORDER BY reason;
+RESET ROLE;
 SET grownext.test_clock = '2030-01-15 00:00:00+00';
+SET ROLE regress_credit_service;
 SELECT allowed, used, quota, remaining FROM grownext.usage_return('rc.tokens', 250, tenant_id => :acme);
 SELECT reason, burnt, remaining FROM grownext.credit WHERE tenant_id = :acme ORDER BY reason;
 SELECT allowed, reason FROM grownext.usage_return('rc.tokens', 101, tenant_id => :acme);
@@ -87,7 +91,9 @@ SET ROLE regress_credit_service;
 -- what is left of a grant is voided: it still counts for times before
 SELECT id AS first FROM grownext.credit WHERE tenant_id = :acme AND reason = 'first' \gset
 SELECT allowed, used FROM grownext.usage_consume('rc.tokens', 30, tenant_id => :acme);
+RESET ROLE;
 SET grownext.test_clock = '2030-01-16 00:00:00+00';
+SET ROLE regress_credit_service;
 SELECT grownext.entitlement_revoke(:'first');
 SELECT grownext.entitlement_revoke(:'first');
 SELECT amount, burnt, remaining, voided_at FROM grownext.credit WHERE id = :'first';
@@ -103,7 +109,9 @@ SELECT grownext.credit_grant(:acme, 'rc.tokens', 5, '2030-01-17', idempotency_ke
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 5, '2030-01-17', idempotency_key => 'order-1') = :'once' AS same;
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 6, '2030-01-17', idempotency_key => 'order-1');
 \echo :LAST_ERROR_SQLSTATE
+RESET ROLE;
 SET grownext.test_clock = '2030-01-18 00:00:00+00';
+SET ROLE regress_credit_service;
 SELECT grownext.credit_grant(:acme, 'rc.tokens', 5, '2030-01-17', idempotency_key => 'order-1') = :'once' AS same_after_expiry;
 SELECT allowed, used FROM grownext.usage_consume('rc.tokens', 7, 'job-1', :acme);
 SELECT allowed, used FROM grownext.usage_consume('rc.tokens', 7, 'job-1', :acme);
@@ -158,18 +166,24 @@ SELECT used, quota FROM grownext.entitlement('rc.tokens', :beta);
 SELECT origin, amount, burnt, valid_from, expires_at FROM grownext.credit WHERE tenant_id = :beta ORDER BY origin, valid_from, amount;
 
 -- the next month: at most 200 of the rest come along, the other 2438 expire
+RESET ROLE;
 SET grownext.test_clock = '2030-02-01 00:00:00+00';
+SET ROLE regress_credit_service;
 SELECT used, quota, remaining, resets_at FROM grownext.entitlement('rc.tokens', :beta);
 SELECT used, quota, remaining FROM grownext.usage_consume('rc.tokens', 1, tenant_id => :beta);
 SELECT :grants FROM grownext.credit WHERE tenant_id = :beta AND valid_from >= '2030-02-01' ORDER BY origin;
 -- 1 and 1180 more are burnt: 20 are left, and come along
 SELECT used, quota FROM grownext.usage_consume('rc.tokens', 1179, tenant_id => :beta);
+RESET ROLE;
 SET grownext.test_clock = '2030-03-01 00:00:00+00';
+SET ROLE regress_credit_service;
 SELECT used, quota, remaining FROM grownext.entitlement('rc.tokens', :beta);
 -- refunds of a month that is over lapse, whenever the next is touched
 SELECT allowed, used, quota, remaining FROM grownext.usage_return('rc.tokens', 100, tenant_id => :beta);
 -- months that nobody touched count as if somebody had
+RESET ROLE;
 SET grownext.test_clock = '2030-06-10 00:00:00+00';
+SET ROLE regress_credit_service;
 SELECT used, quota, remaining FROM grownext.entitlement('rc.tokens', :beta);
 SELECT used, quota, remaining FROM grownext.usage_consume('rc.tokens', 1, tenant_id => :beta);
 SELECT count(*) FROM grownext.credit WHERE tenant_id = :beta AND valid_from BETWEEN '2030-03-02' AND '2030-05-31';
@@ -236,7 +250,6 @@ RESET ROLE;
 SELECT count(*) FILTER (WHERE b.burnt <> (SELECT sum(c.burnt) FROM _grownext.entitlement_credit AS c WHERE (c.tenant_id, c.feature_id) = (b.tenant_id, b.feature_id))
                           OR b.burnt <> (SELECT sum(l.amount) FROM _grownext.entitlement_burn AS l WHERE (l.tenant_id, l.feature_id) = (b.tenant_id, b.feature_id))) AS wrong
   FROM _grownext.entitlement_balance AS b;
-SET ROLE regress_credit_service;
-RESET ROLE;
+
 DROP OWNED BY regress_credit_service;
 DROP ROLE regress_credit_service;

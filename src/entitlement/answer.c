@@ -41,8 +41,8 @@ find_period(TimestampTz at, GnAnswer *answer)
 	const GnSetting *setting = &answer->decision.setting;
 	bool anchored = setting->billing_anchor && !TIMESTAMP_NOT_FINITE(setting->anchor);
 
-	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL,
-					 answer->zone, at, &answer->period_start, &answer->period_end);
+	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL, answer->zone,
+					 at, &answer->period_start, &answer->period_end);
 }
 
 static void

@@ -139,12 +139,9 @@ burn(const GnUsageCall *call, const GnAnswer *answer)
 		" t.id, t.amount, $7, $3 FROM taken AS t ORDER BY t.place",
 		UUIDOID, INT4OID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDARRAYOID, INT8OID, UUIDOID);
 	Datum values[7] = {
-		UUIDPGetDatum(&answer->holder),
-		Int32GetDatum(answer->known->id),
-		TimestampTzGetDatum(call->now),
-		source_array(&answer->decision, false),
-		source_array(&answer->decision, true),
-		Int64GetDatum(call->amount),
+		UUIDPGetDatum(&answer->holder),        Int32GetDatum(answer->known->id),
+		TimestampTzGetDatum(call->now),        source_array(&answer->decision, false),
+		source_array(&answer->decision, true), Int64GetDatum(call->amount),
 		UUIDPGetDatum(call->reservation),
 	};
 
@@ -206,13 +203,13 @@ gn_credit_consume(GnUsageCall *call, const GnAnswer *before, GnUsageResult *resu
 static bool
 refundable(const GnAnswer *answer, int64 amount)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT b.burnt - coalesce((SELECT sum(r.amount)"
-		" FROM _grownext.entitlement_reservation AS r WHERE r.holder_id = $1"
-		" AND r.feature_id = $2 AND r.state = 'open'), 0) >= $3"
-		" FROM _grownext.entitlement_balance AS b"
-		" WHERE b.tenant_id = $1 AND b.feature_id = $2",
-		UUIDOID, INT4OID, INT8OID);
+	static GnQuery query =
+		GN_QUERY("SELECT b.burnt - coalesce((SELECT sum(r.amount)"
+				 " FROM _grownext.entitlement_reservation AS r WHERE r.holder_id = $1"
+				 " AND r.feature_id = $2 AND r.state = 'open'), 0) >= $3"
+				 " FROM _grownext.entitlement_balance AS b"
+				 " WHERE b.tenant_id = $1 AND b.feature_id = $2",
+				 UUIDOID, INT4OID, INT8OID);
 	Datum values[3] = {UUIDPGetDatum(&answer->holder), Int32GetDatum(answer->known->id),
 					   Int64GetDatum(amount)};
 	bool isnull;
@@ -225,9 +222,9 @@ static void
 refund(const pg_uuid_t *holder, int feature, int64 amount, const pg_uuid_t *reservation,
 	   TimestampTz at)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT _grownext.entitlement_credit_refund($1, $2, $3, $4, $5)", UUIDOID,
-		INT4OID, INT8OID, UUIDOID, TIMESTAMPTZOID);
+	static GnQuery query =
+		GN_QUERY("SELECT _grownext.entitlement_credit_refund($1, $2, $3, $4, $5)",
+				 UUIDOID, INT4OID, INT8OID, UUIDOID, TIMESTAMPTZOID);
 	Datum values[5] = {UUIDPGetDatum(holder), Int32GetDatum(feature),
 					   Int64GetDatum(amount), UUIDPGetDatum(reservation),
 					   TimestampTzGetDatum(at)};

@@ -86,9 +86,8 @@ GnCredit *
 gn_credit_read(const GnAnswer *answer, TimestampTz at, bool as_of, bool fresh,
 			   int *count)
 {
-	static GnQuery latest =
-		GN_QUERY(CREDITS_WITH("c.burnt"), UUIDOID, INT4OID, TIMESTAMPTZOID,
-				 TIMESTAMPTZOID);
+	static GnQuery latest = GN_QUERY(CREDITS_WITH("c.burnt"), UUIDOID, INT4OID,
+									 TIMESTAMPTZOID, TIMESTAMPTZOID);
 	static GnQuery past =
 		GN_QUERY(CREDITS_WITH("coalesce((SELECT sum(b.amount)"
 							  " FROM _grownext.entitlement_burn AS b"

@@ -42,9 +42,9 @@ typedef struct GnCreditDue
  * already; memory is of the current context. fresh: the caller holds the balance's lock
  * and reads what was committed up to now.
  */
-extern GnCreditDue *gn_credit_due(const GnAnswer *answer, TimestampTz at,
-								  const GnCredit *credits, int count, bool fresh,
-								  int *due_count);
+extern GnCreditDue *
+gn_credit_due(const GnAnswer *answer, TimestampTz at, const GnCredit *credits,
+			  int count, bool fresh, int *due_count);
 
 /* The period of a source that contains an instant. */
 extern void gn_credit_period(const GnSetting *setting, pg_tz *zone, TimestampTz at,
@@ -72,8 +72,8 @@ extern bool
 gn_credit_consume(GnUsageCall *call, const GnAnswer *answer, GnUsageResult *result);
 
 /* Refunds the units that were burnt last. */
-extern void gn_credit_return(const GnUsageCall *call, GnAnswer *answer,
-							 GnUsageResult *result);
+extern void
+gn_credit_return(const GnUsageCall *call, GnAnswer *answer, GnUsageResult *result);
 
 /* Refunds units of a reservation; false if the balance is taken and wait is not. */
 extern bool gn_credit_refund(const pg_uuid_t *holder, int feature, int64 amount,

@@ -62,10 +62,14 @@ BEGIN
     setting.quota := _grownext.entitlement_quota(definition.feature, CASE jsonb_typeof(value) WHEN 'object' THEN value -> keys[1] ELSE value END);
     IF definition.kind = 'credit' AND jsonb_typeof(value) = 'object' THEN
         PERFORM _grownext.core_check_options(value, '{"amount":"any","period":"string","rollover":"number","priority":"number"}');
-        setting.rollover := _grownext.entitlement_quota(definition.feature || '": "rollover', coalesce(value -> 'rollover', '0'));
-        IF (value -> 'priority')::numeric <> trunc((value -> 'priority')::numeric) OR abs((value -> 'priority')::numeric) > 2147483647 THEN
-            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('the priority of "%s" is not valid', definition.feature);
+        IF (value -> 'rollover')::numeric <> trunc((value -> 'rollover')::numeric)
+           OR (value -> 'rollover')::numeric NOT BETWEEN 0 AND 9223372036854775807
+           OR (value -> 'priority')::numeric <> trunc((value -> 'priority')::numeric)
+           OR (value -> 'priority')::numeric NOT BETWEEN -2147483648 AND 2147483647 THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('rollover or priority of "%s" is not valid', definition.feature),
+                HINT = 'rollover is a whole number from 0, priority one that fits an integer.';
         END IF;
+        setting.rollover := (value -> 'rollover')::bigint;
         setting.priority := (value -> 'priority')::int;
     END IF;
     IF definition.kind IN ('metered', 'credit') THEN

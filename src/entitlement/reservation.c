@@ -160,9 +160,9 @@ expiry(FunctionCallInfo fcinfo, int number, TimestampTz now)
 	if (PG_ARGISNULL(number))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("ttl must be between 1 second and 7 days")));
-	expires_at = DatumGetTimestampTz(
-		DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
-							PG_GETARG_DATUM(number)));
+	expires_at = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														 TimestampTzGetDatum(now),
+														 PG_GETARG_DATUM(number)));
 	if (expires_at < now + TTL_MIN || expires_at > now + TTL_MAX)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("ttl must be between 1 second and 7 days")));
@@ -184,11 +184,11 @@ insert_row(const GnUsageCall *call, int feature, Datum ttl, TimestampTz expires_
 		" ON CONFLICT ON CONSTRAINT entitlement_reservation_idempotency_key DO NOTHING",
 		UUIDOID, UUIDOID, INT4OID, INT8OID, INTERVALOID, TEXTOID, TIMESTAMPTZOID,
 		TIMESTAMPTZOID);
-	static GnQuery earlier = GN_QUERY(
-		"SELECT r.id, r.feature_id = $3 AND r.amount = $4 AND r.ttl = $5"
-		" FROM _grownext.entitlement_reservation AS r"
-		" WHERE r.tenant_id = $1 AND r.idempotency_key = $2",
-		UUIDOID, TEXTOID, INT4OID, INT8OID, INTERVALOID);
+	static GnQuery earlier =
+		GN_QUERY("SELECT r.id, r.feature_id = $3 AND r.amount = $4 AND r.ttl = $5"
+				 " FROM _grownext.entitlement_reservation AS r"
+				 " WHERE r.tenant_id = $1 AND r.idempotency_key = $2",
+				 UUIDOID, TEXTOID, INT4OID, INT8OID, INTERVALOID);
 	Datum values[8] = {UUIDPGetDatum(id),
 					   UUIDPGetDatum(&call->tenant),
 					   Int32GetDatum(feature),
@@ -217,10 +217,11 @@ insert_row(const GnUsageCall *call, int feature, Datum ttl, TimestampTz expires_
 static void
 complete_row(const GnUsageCall *call, const GnUsageResult *result)
 {
-	static GnQuery query = GN_QUERY("UPDATE _grownext.entitlement_reservation"
-									" SET holder_id = $2, period = $3, period_start = $4"
-									" WHERE id = $1",
-									UUIDOID, UUIDOID, TEXTOID, TIMESTAMPTZOID);
+	static GnQuery query =
+		GN_QUERY("UPDATE _grownext.entitlement_reservation"
+				 " SET holder_id = $2, period = $3, period_start = $4"
+				 " WHERE id = $1",
+				 UUIDOID, UUIDOID, TEXTOID, TIMESTAMPTZOID);
 	const GnCounter *counter = &result->counter;
 	Datum values[4] = {UUIDPGetDatum(call->reservation),
 					   UUIDPGetDatum(&counter->tenant),
@@ -233,8 +234,9 @@ complete_row(const GnUsageCall *call, const GnUsageResult *result)
 static void
 drop_row(const pg_uuid_t *id)
 {
-	static GnQuery query = GN_QUERY(
-		"DELETE FROM _grownext.entitlement_reservation WHERE id = $1", UUIDOID);
+	static GnQuery query =
+		GN_QUERY("DELETE FROM _grownext.entitlement_reservation WHERE id = $1",
+				 UUIDOID);
 	Datum values[1] = {UUIDPGetDatum(id)};
 
 	gn_spi_execute(&query, values, NULL, false);
@@ -419,11 +421,12 @@ read_rows(uint64 rows)
 int
 gn_reservation_reclaim(const pg_uuid_t *holder, int feature, const GnUsageCall *call)
 {
-	static GnQuery query = GN_QUERY(
-		RESERVATION " WHERE r.holder_id = $1 AND r.feature_id = $2 AND r.state = 'open'"
-					" AND r.expires_at <= $3 AND r.id IS DISTINCT FROM $4"
-					" ORDER BY r.expires_at LIMIT $5 FOR NO KEY UPDATE OF r SKIP LOCKED",
-		UUIDOID, INT4OID, TIMESTAMPTZOID, UUIDOID, INT8OID);
+	static GnQuery query =
+		GN_QUERY(RESERVATION
+				 " WHERE r.holder_id = $1 AND r.feature_id = $2 AND r.state = 'open'"
+				 " AND r.expires_at <= $3 AND r.id IS DISTINCT FROM $4"
+				 " ORDER BY r.expires_at LIMIT $5 FOR NO KEY UPDATE OF r SKIP LOCKED",
+				 UUIDOID, INT4OID, TIMESTAMPTZOID, UUIDOID, INT8OID);
 	Datum values[5] = {UUIDPGetDatum(holder), Int32GetDatum(feature),
 					   TimestampTzGetDatum(call->now), UUIDPGetDatum(call->reservation),
 					   Int64GetDatum(RECLAIM_BATCH)};
@@ -443,11 +446,11 @@ gn_reservation_reclaim(const pg_uuid_t *holder, int feature, const GnUsageCall *
 static bool
 lock_free_counter(const GnCounter *counter)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT FROM _grownext.entitlement_usage WHERE tenant_id = $1"
-		" AND feature_id = $2 AND period_start = $3 AND period = $4"
-		" FOR NO KEY UPDATE SKIP LOCKED",
-		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
+	static GnQuery query =
+		GN_QUERY("SELECT FROM _grownext.entitlement_usage WHERE tenant_id = $1"
+				 " AND feature_id = $2 AND period_start = $3 AND period = $4"
+				 " FOR NO KEY UPDATE SKIP LOCKED",
+				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
 	Datum values[4] = {UUIDPGetDatum(&counter->tenant), Int32GetDatum(counter->feature),
 					   TimestampTzGetDatum(counter->start),
 					   CStringGetTextDatum(gn_period_name(counter->period))};
@@ -464,10 +467,11 @@ lock_free_counter(const GnCounter *counter)
 Datum
 gn_entitlement_reservation_expire(PG_FUNCTION_ARGS)
 {
-	static GnQuery query = GN_QUERY(
-		RESERVATION " WHERE r.state = 'open' AND r.expires_at <= $1"
-					" ORDER BY r.expires_at LIMIT $2 FOR NO KEY UPDATE OF r SKIP LOCKED",
-		TIMESTAMPTZOID, INT4OID);
+	static GnQuery query =
+		GN_QUERY(RESERVATION
+				 " WHERE r.state = 'open' AND r.expires_at <= $1"
+				 " ORDER BY r.expires_at LIMIT $2 FOR NO KEY UPDATE OF r SKIP LOCKED",
+				 TIMESTAMPTZOID, INT4OID);
 	Datum values[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
 	TimestampTz now = PG_GETARG_TIMESTAMPTZ(0);
 	Reservation *expired;
@@ -482,9 +486,9 @@ gn_entitlement_reservation_expire(PG_FUNCTION_ARGS)
 		bool given;
 
 		if (expired[i].credit)
-			given = gn_credit_refund(&expired[i].counter.tenant,
-									 expired[i].counter.feature, expired[i].amount,
-									 &expired[i].id, now, false);
+			given =
+				gn_credit_refund(&expired[i].counter.tenant, expired[i].counter.feature,
+								 expired[i].amount, &expired[i].id, now, false);
 		else
 		{
 			given = lock_free_counter(&expired[i].counter);

@@ -12,7 +12,7 @@
  * counters or balance at a tenant; how many there were. The call's own and those that
  * somebody is closing are skipped. Between gn_spi_begin and gn_spi_end.
  */
-extern int gn_reservation_reclaim(const pg_uuid_t *holder, int feature,
-								  const GnUsageCall *call);
+extern int
+gn_reservation_reclaim(const pg_uuid_t *holder, int feature, const GnUsageCall *call);
 
 #endif

@@ -59,7 +59,7 @@ extern void gn_usage_take(GnUsageCall *call, GnUsageResult *result);
 extern GnUsageCall
 gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key);
 extern void pg_attribute_noreturn()
-gn_usage_refuse(const GnUsageCall *call, const GnUsageResult *result);
+	gn_usage_refuse(const GnUsageCall *call, const GnUsageResult *result);
 
 /*
  * Takes the key for this call, waiting while another transaction holds it; true if
