@@ -209,6 +209,9 @@ SELECT grownext.subscription_end(:'sub', 'now');
 SELECT :state FROM grownext.entitlement('rc.tokens', :beta);
 SELECT allowed, used, quota, remaining, reason FROM grownext.usage_consume('rc.tokens', 1, tenant_id => :beta);
 
+-- what was burnt is reported, refunds when they were made
+SELECT bucket_start, used, quota, overage FROM grownext.usage_report('2030-01-01', '2030-07-01', :beta, 'rc.tokens', 'month');
+
 -- unlimited goes first, and costs nobody anything; it ends with the plan
 SELECT grownext.tenant_create('rc-cara', 'Cara', id => :cara, bundle => 'rc-all') = :cara AS made;
 SELECT grownext.credit_grant(:cara, 'rc.tokens', 10, priority => -5) IS NOT NULL AS granted;

@@ -148,6 +148,20 @@ SET ROLE regress_hold_service;
 SELECT grownext.usage_commit(:'calls', 13);
 SELECT period_start, used FROM grownext.usage_period WHERE tenant_id = :acme ORDER BY 1;
 
+-- in the other tiers too
+SELECT grownext.feature_define('rh.escrow', 'rh', 'metered', '{"tier": "escrow", "default": 100}');
+SELECT grownext.feature_define('rh.soft', 'rh', 'metered', '{"tier": "soft", "default": 100}');
+SELECT grownext.usage_reserve('rh.escrow', 50, tenant_id => :acme) AS escrow, grownext.usage_reserve('rh.soft', 50, tenant_id => :acme) AS soft \gset
+SELECT grownext.usage_commit(:'escrow', 30), grownext.usage_commit(:'soft', 30);
+SELECT grownext.usage_reserve('rh.escrow', 70, tenant_id => :acme) AS escrow, grownext.usage_reserve('rh.soft', 70, tenant_id => :acme) AS soft \gset
+SELECT grownext.usage_reserve('rh.escrow', 1, tenant_id => :acme) IS NULL AS denied, grownext.usage_reserve('rh.soft', 1, tenant_id => :acme) IS NULL AS denied;
+RESET ROLE;
+SET grownext.test_clock = '2030-03-01 00:06:00+00';
+SET ROLE regress_hold_service;
+SELECT grownext.usage_reserve('rh.escrow', 70, tenant_id => :acme) AS escrow, grownext.usage_reserve('rh.soft', 70, tenant_id => :acme) AS soft \gset
+SELECT grownext.usage_release(:'escrow'), grownext.usage_release(:'soft');
+SELECT feature, used, remaining FROM grownext.entitlements(:acme) WHERE feature IN ('rh.escrow', 'rh.soft') ORDER BY 1;
+
 -- rolled back, a reservation never was
 BEGIN;
 SELECT grownext.usage_reserve('rh.calls', 1, tenant_id => :acme) AS calls \gset

@@ -160,12 +160,15 @@ GRANT EXECUTE ON FUNCTION
     grownext.subscription_start(uuid, text, int, jsonb), grownext.subscription_change(uuid, text, int, text, jsonb), grownext.subscription_end(uuid, text),
     grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
     grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid),
-    grownext.credit_grant(uuid, text, bigint, timestamptz, int, text, text)
+    grownext.credit_grant(uuid, text, bigint, timestamptz, int, text, text),
+    grownext.usage_record(text, bigint, text, timestamptz, uuid), grownext.usage_set(text, bigint, uuid)
     TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION
     grownext.entitlement_protect(regclass, text, name), grownext.entitlement_unprotect(regclass, text)
     TO grownext_admin, grownext_service, grownext_user;
 GRANT EXECUTE ON FUNCTION grownext.policy_lint() TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
+GRANT EXECUTE ON FUNCTION grownext.usage_report(timestamptz, timestamptz, uuid, text, text) TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
+GRANT USAGE ON TYPE grownext.usage_bucket TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result TO grownext_admin, grownext_service, grownext_user;
 GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period,

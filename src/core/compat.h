@@ -137,4 +137,16 @@
 #define gn_serves_client(proc) (!(proc)->isBackgroundWorker)
 #endif
 
+/* 16 (19d8e23) tells which indexes an update has to serve. Never waits unless told to.
+ */
+#if PG_VERSION_NUM >= 160000
+#define gn_heap_update(relation, tid, tuple, wait, failure)                            \
+	heap_update(relation, tid, tuple, GetCurrentCommandId(true), InvalidSnapshot,      \
+				wait, failure, &(LockTupleMode){0}, &(TU_UpdateIndexes){0})
+#else
+#define gn_heap_update(relation, tid, tuple, wait, failure)                            \
+	heap_update(relation, tid, tuple, GetCurrentCommandId(true), InvalidSnapshot,      \
+				wait, failure, &(LockTupleMode){0})
+#endif
+
 #endif

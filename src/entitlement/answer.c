@@ -19,6 +19,7 @@
 #include "entitlement/credit.h"
 #include "entitlement/entitlement.h"
 #include "entitlement/record.h"
+#include "entitlement/usage.h"
 
 static void
 entitlement_init(void)
@@ -58,16 +59,16 @@ apply_usage(GnAnswer *answer, int64 used)
 	}
 }
 
-/* The counters of all answers that have one; no row is a counter at zero. */
+/* The counters of all answers that have one. */
 static void
 read_usage(GnAnswer *answers, int count)
 {
 	static GnQuery query = GN_QUERY(
-		"SELECT k.place, u.used FROM unnest($1, $2, $3, $4)"
-		" WITH ORDINALITY AS k (tenant_id, feature_id, period_start, period, place)"
-		" JOIN _grownext.entitlement_usage AS u ON u.tenant_id = k.tenant_id"
-		" AND u.feature_id = k.feature_id AND u.period_start = k.period_start"
-		" AND u.period = k.period",
+		"SELECT k.place, " GN_COUNTER_TOTAL(
+			"k.tenant_id", "k.feature_id", "k.period_start",
+			"k.period") " FROM unnest($1, $2, $3, $4)"
+						" WITH ORDINALITY AS k (tenant_id, feature_id, period_start, "
+						"period, place)",
 		UUIDARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID);
 	Datum *columns[4];
 	Datum values[4];
@@ -98,8 +99,6 @@ read_usage(GnAnswer *answers, int count)
 												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[3] = PointerGetDatum(
 		construct_array(columns[3], wanted, TEXTOID, -1, false, TYPALIGN_INT));
-	for (int i = 0; i < wanted; i++)
-		apply_usage(asked[i], 0);
 	rows = gn_spi_execute(&query, values, NULL, true);
 	for (uint64 i = 0; i < rows; i++)
 	{
@@ -118,22 +117,9 @@ read_usage(GnAnswer *answers, int count)
 static void
 read_one_usage(GnAnswer *answer)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT u.used FROM _grownext.entitlement_usage AS u WHERE u.tenant_id = $1"
-		" AND u.feature_id = $2 AND u.period_start = $3 AND u.period = $4",
-		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[4] = {UUIDPGetDatum(&answer->holder), Int32GetDatum(answer->known->id),
-					   TimestampTzGetDatum(answer->period_start),
-					   CStringGetTextDatum(
-						   gn_period_name(answer->decision.setting.period))};
-	int64 used = 0;
-	bool isnull;
+	GnCounter counter = gn_counter_of(answer);
 
-	if (gn_spi_execute(&query, values, NULL, true) == 1)
-		used = DatumGetInt64(
-			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_freetuptable(SPI_tuptable);
-	apply_usage(answer, used);
+	apply_usage(answer, gn_counter_seen(&counter));
 }
 
 /* Copies what is cached: the caller's answer outlives it. */

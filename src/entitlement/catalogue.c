@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "storage/proc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -131,9 +132,30 @@ word_of(const char *const *words, int count, uint64 row, int number)
 	elog(ERROR, "unexpected \"%s\" in the catalogue", word ? word : "NULL");
 }
 
+/* Percent, rising: feature_define() saw to it. */
+static void
+read_thresholds(GnFeature *feature, uint64 row, int number)
+{
+	bool isnull;
+	Datum datum = column(row, number, &isnull);
+	Datum *elements;
+	int count;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), INT4OID, sizeof(int32), true,
+					  TYPALIGN_INT, &elements, NULL, &count);
+	feature->threshold_count = Min(count, GN_THRESHOLD_MAX);
+	for (int i = 0; i < feature->threshold_count; i++)
+		feature->thresholds[i] = DatumGetInt32(elements[i]);
+}
+
 static void
 read_feature(GnFeature *feature, uint64 row)
 {
+	static const char *const tiers[] = {
+		[GN_TIER_STRICT] = "strict",
+		[GN_TIER_ESCROW] = "escrow",
+		[GN_TIER_SOFT] = "soft",
+	};
 	static const char *const kinds[] = {
 		[GN_KIND_BOOLEAN] = "boolean", [GN_KIND_LIMIT] = "limit",
 		[GN_KIND_CONFIG] = "config",   [GN_KIND_METERED] = "metered",
@@ -157,7 +179,10 @@ read_feature(GnFeature *feature, uint64 row)
 	feature->kind = word_of(kinds, lengthof(kinds), row, 3);
 	feature->fold = word_of(folds, lengthof(folds), row, 4);
 	feature->inherit = word_of(inherits, lengthof(inherits), row, 5);
-	feature->has_default = gn_read_setting(row, 6, &feature->fallback);
+	feature->has_default = gn_read_setting(row, 9, &feature->fallback);
+	feature->tier = word_of(tiers, lengthof(tiers), row, 6);
+	feature->shards = DatumGetInt32(column(row, 7, &isnull));
+	read_thresholds(feature, row, 8);
 }
 
 static uint32
@@ -214,7 +239,8 @@ static GnCatalogue *
 read_catalogue(void)
 {
 	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, " GN_SETTING_COLUMNS(
+		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, f.tier, f.shards,"
+		" f.thresholds, " GN_SETTING_COLUMNS(
 			"f.fallback") " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
 	MemoryContext memory =
 		AllocSetContextCreate(CurrentMemoryContext, "grownext catalogue",

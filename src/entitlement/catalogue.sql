@@ -21,14 +21,32 @@ END
 $$;
 COMMENT ON FUNCTION grownext.product_define(text, text) IS 'Defines a product: a group of features.';
 
+-- At which percentages of its quota a counter tells; rising, without repetition.
+CREATE OR REPLACE FUNCTION _grownext.entitlement_thresholds(feature text, value jsonb) RETURNS int[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF value IS NULL THEN
+        RETURN '{80,100}';
+    ELSIF jsonb_array_length(value) > 8
+       OR EXISTS (SELECT FROM jsonb_array_elements(value) AS t
+                   WHERE CASE jsonb_typeof(t) WHEN 'number' THEN t::numeric <> trunc(t::numeric) OR t::numeric NOT BETWEEN 1 AND 1000 ELSE true END) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('thresholds of "%s" are not valid', feature),
+            HINT = 'Up to eight whole percentages from 1 to 1000, such as [80, 100].';
+    END IF;
+    RETURN ARRAY(SELECT DISTINCT t::int FROM jsonb_array_elements_text(value) AS t ORDER BY 1);
+END
+$$;
+COMMENT ON FUNCTION _grownext.entitlement_thresholds(text, jsonb) IS 'Reads the option thresholds of a feature.';
+
 CREATE OR REPLACE FUNCTION grownext.feature_define(feature text, product text, kind text, options jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old _grownext.entitlement_feature;
     new _grownext.entitlement_feature;
     folds text[];
+    new_thresholds int[];
 BEGIN
-    PERFORM _grownext.core_check_options(options, '{"default":"any","fold":"string","period":"string","inherit":"string","description":"string"}');
+    PERFORM _grownext.core_check_options(options, '{"default":"any","fold":"string","period":"string","inherit":"string","description":"string","tier":"string","shards":"number","thresholds":"array"}');
     IF feature IS NULL OR feature !~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' OR length(feature) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('feature name "%s" is not valid', coalesce(feature, 'NULL')),
             HINT = 'Write a dotted name of a-z, 0-9 and "_", such as "reports.export".';
@@ -43,6 +61,17 @@ BEGIN
             HINT = format('SELECT grownext.product_define(%L, name);', coalesce(product, 'product'));
     ELSIF kind NOT IN ('metered', 'credit') AND options ? 'period' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is of kind %s and has no period', feature, kind);
+    END IF;
+    IF kind <> 'metered' AND options ?| '{tier,shards}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is of kind %s and has no tier', feature, kind);
+    END IF;
+    new_thresholds := _grownext.entitlement_thresholds(feature, options -> 'thresholds');
+    IF options ->> 'tier' <> ALL ('{strict,escrow,soft}'::text[]) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('tier "%s" of "%s" does not exist', options ->> 'tier', feature),
+            HINT = 'Use strict, escrow or soft.';
+    ELSIF (options ->> 'shards')::numeric NOT BETWEEN 2 AND 256 OR (options ->> 'shards')::numeric <> trunc((options ->> 'shards')::numeric) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('a counter of "%s" cannot have %s shards', feature, options ->> 'shards'),
+            HINT = 'Between 2 and 256.';
     END IF;
     -- the first one is the rule if none is named
     folds := CASE kind WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' WHEN 'limit' THEN '{max,sum}'
@@ -72,6 +101,9 @@ BEGIN
     new.inherit := coalesce(options ->> 'inherit', 'own');
     new.description := options ->> 'description';
     new.options := options;
+    new.tier := coalesce(options ->> 'tier', 'strict');
+    new.shards := coalesce((options ->> 'shards')::int, 16);
+    new.thresholds := new_thresholds;
     new.fallback := NULL;
     IF options ? 'default' THEN
         new.fallback := _grownext.entitlement_value(new, options -> 'default');
@@ -86,6 +118,7 @@ BEGIN
     ELSIF new.product <> old.product OR new.options <> old.options THEN
         UPDATE _grownext.entitlement_feature AS f
            SET product = new.product, fold = new.fold, inherit = new.inherit, description = new.description, fallback = new.fallback, options = new.options,
+               tier = new.tier, shards = new.shards, thresholds = new.thresholds,
                updated_at = _grownext.core_now()
          WHERE f.id = old.id;
     ELSE

@@ -1,33 +1,264 @@
 /*
  * src/entitlement/counter.c
- *	  The counter of a period: one row, exact.
+ *	  Counters: how many units of a feature a tenant used in a period.
  *
- * One guarded UPDATE of the period's row grants or denies. Under READ COMMITTED it
- * waits for whoever holds the row and judges by what that one left, so the sum of all
- * grants never exceeds the quota and a denial means that the quota was used up; a
- * rollback gives the units back. REPEATABLE READ raises 40001 instead of waiting for
- * a newer truth.
+ * The tier of the feature says how a counter is kept. The strict one, here, is one row:
+ * a consume that finds room writes it, waiting for whoever holds it and judging by what
+ * that one left, so the sum of all grants never exceeds the quota and a denial means
+ *that the quota was used up. The escrow tier (escrow.c) spreads the room over rows of
+ *which a consume needs one; the soft tier (soft.c) writes events that are counted
+ *later. Whatever an earlier tier left is gathered into row 0 before a strict consume
+ *counts.
+ *
+ * Waiting may take long, and meanwhile the right may have ended. The change marker
+ *tells: has anything that the answer rests on changed, nothing is written and the
+ *question is asked again.
+ *
+ * Lock order: row 0, then shards by number, then events. A transaction that counts
+ *twice in an escrow counter may hold a shard out of that order: it can end in 40P01.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "core/core.h"
-#include "entitlement/usage.h"
+#include "entitlement/catalogue.h"
+#include "entitlement/counter.h"
 
-/* The four columns that name a period's row, as $1 to $4. */
-#define USAGE_ROW                                                                      \
-	"tenant_id = $1 AND feature_id = $2 AND period_start = $3 AND period = $4"
+#define HOT_WAITS 100 /* within a minute: a counter that serialises its tenant */
 
-static void
-name_row(const GnCounter *counter, Datum *values)
+GN_FUNCTION(gn_entitlement_usage_fold);
+
+bool
+gn_change_moved(const GnChange *change)
 {
-	values[0] = UUIDPGetDatum(&counter->tenant);
-	values[1] = Int32GetDatum(counter->feature);
-	values[2] = TimestampTzGetDatum(counter->start);
-	values[3] = CStringGetTextDatum(gn_period_name(counter->period));
+	if (change->answer == NULL || change->keeps_quota)
+		return false;
+	gn_cache_catch_up();
+	return gn_stamp_moved(&change->answer->stamp);
 }
+
+bool
+gn_change_fits(const GnChange *change, int64 used)
+{
+	if (change->absolute || change->amount == 0)
+		return true;
+	if (change->amount < 0)
+		return used >= -change->amount;
+	return change->amount <= change->limit && used <= change->limit - change->amount;
+}
+
+void
+gn_change_describe(GnChange *change, const GnCounterRow *row, int64 used)
+{
+	change->found = true;
+	change->state = (GnCounterState){
+		.used = used,
+		.unlimited = row->unlimited,
+		.quota = row->quota,
+		.end = row->end,
+	};
+}
+
+void
+gn_change_set_quota(const GnChange *change, GnCounterRow *row)
+{
+	if (change->answer == NULL || change->keeps_quota)
+		return;
+	row->unlimited = change->answer->decision.setting.unlimited;
+	row->quota = row->unlimited ? 0 : change->answer->decision.setting.quota;
+}
+
+bool
+gn_change_has_quota(const GnChange *change, const GnCounterRow *row)
+{
+	GnCounterRow wanted = *row;
+
+	gn_change_set_quota(change, &wanted);
+	return wanted.unlimited == row->unlimited && wanted.quota == row->quota;
+}
+
+int64
+gn_counter_fold_events(const GnCounter *counter)
+{
+	static GnQuery query = GN_QUERY(
+		"WITH gone AS (DELETE FROM _grownext.entitlement_usage_event"
+		" WHERE " GN_COUNTER_KEY " RETURNING tenant_id, feature_id, period, "
+		"period_start, at, amount, operation),"
+		" noted AS (INSERT INTO _grownext.entitlement_ledger SELECT * FROM gone)"
+		" SELECT coalesce(sum(amount), 0)::bigint FROM gone",
+		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
+	Datum values[4];
+	bool isnull;
+
+	gn_counter_name(counter, values);
+	gn_spi_execute(&query, values, NULL, false);
+	return DatumGetInt64(gn_usage_column(1, &isnull));
+}
+
+/* The strict tier ---------------------------------------------------------- */
+
+/*
+ * Gathers what other tiers left into row 0 and locks it. The shards stay, empty. False:
+ * there is no counter.
+ */
+static bool
+gather(GnCounterTable *table, const GnChange *change, GnCounterRow *row)
+{
+	const GnCounter *counter = &change->counter;
+	int shards;
+
+	if (!row->locked && !gn_counter_row_lock(table, counter, 0, row))
+		return false;
+	shards = row->shards;
+	for (int shard = 1; shard <= shards; shard++)
+	{
+		GnCounterRow other;
+
+		if (!gn_counter_row_lock(table, counter, shard, &other))
+			continue;
+		row->used += other.used;
+		other.used = 0;
+		other.allowance = 0;
+		gn_counter_row_write(table, counter, &other);
+	}
+	row->shards = 0;
+	if (row->has_events || change->folds)
+		row->used += gn_counter_fold_events(counter);
+	row->has_events = change->feature.tier == GN_TIER_SOFT;
+	return gn_counter_row_write(table, counter, row);
+}
+
+/* Somebody waited for the row; the hundredth within a minute is remembered. */
+static void
+note_wait(const GnChange *change, GnCounterRow *row)
+{
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.entitlement_usage_hot (tenant_id, feature_id, hot_at)"
+		" VALUES ($1, $2, $3)"
+		" ON CONFLICT ON CONSTRAINT entitlement_usage_hot_pkey"
+		" DO UPDATE SET hot_at = EXCLUDED.hot_at",
+		UUIDOID, INT4OID, TIMESTAMPTZOID);
+	TimestampTz now = gn_now();
+	Datum values[3] = {UUIDPGetDatum(&change->counter.tenant),
+					   Int32GetDatum(change->counter.feature),
+					   TimestampTzGetDatum(now)};
+
+	if (row->waits_since == 0 || now < row->waits_since ||
+		now - row->waits_since >= USECS_PER_MINUTE)
+	{
+		row->waits_since = now;
+		row->waits = 0;
+	}
+	if (++row->waits == HOT_WAITS)
+		gn_spi_execute(&query, values, NULL, false);
+}
+
+/* Writes the change into row 0; false: it is not the newest, or somebody is at it. */
+static bool
+write_change(GnCounterTable *table, GnChange *change, const GnCounterRow *row)
+{
+	GnCounterRow next = *row;
+
+	next.used = change->absolute ? change->amount : row->used + change->amount;
+	gn_change_set_quota(change, &next);
+	change->fired_from = change->fired_to = next.fired;
+	if (next.used > row->used || change->folds)
+		gn_threshold_note(change, &next, next.used);
+	if (row->waited && change->feature.tier == GN_TIER_STRICT)
+		note_wait(change, &next);
+	if (!gn_counter_row_write(table, &change->counter, &next))
+		return false;
+	change->counted = next.used - row->used;
+	gn_change_describe(change, &next, next.used);
+	return true;
+}
+
+static GnCount
+change_row(GnCounterTable *table, GnChange *change)
+{
+	GnCounterRow row;
+	bool found = gn_counter_row_read(table, &change->counter, 0, &row);
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (found && (row.shards > 0 || row.has_events || change->folds))
+			found = gather(table, change, &row);
+		if (gn_change_moved(change))
+			return GN_COUNT_AGAIN;
+		if (!found)
+			return GN_COUNT_DENIED;
+		if (!gn_change_fits(change, row.used))
+		{
+			gn_change_describe(change, &row, row.used);
+			return GN_COUNT_DENIED;
+		}
+		if (write_change(table, change, &row))
+			return GN_COUNT_DONE;
+		found = gn_counter_row_lock(table, &change->counter, 0, &row);
+	}
+}
+
+/* Any tier ----------------------------------------------------------------- */
+
+/* Is there a counter, or is one made for what is to be counted? */
+static bool
+make_counter(GnCounterTable *table, GnChange *change)
+{
+	const GnSetting *setting;
+	GnCounterRow row;
+
+	if (gn_counter_row_read(table, &change->counter, 0, &row))
+		return true;
+	if (change->answer == NULL || !gn_change_fits(change, 0))
+		return false;
+	setting = &change->answer->decision.setting;
+	gn_counter_row_make(&change->counter, 0, change->answer->period_end,
+						setting->unlimited, setting->quota);
+	return true;
+}
+
+static GnCount
+change_counter(GnCounterTable *table, GnChange *change)
+{
+	bool exactly = change->absolute || change->folds;
+
+	if (change->feature.tier == GN_TIER_SOFT && change->amount > 0 && !exactly)
+		return gn_soft_add(table, change);
+	if (change->feature.tier == GN_TIER_ESCROW && !exactly)
+		return gn_escrow_change(table, change);
+	return change_row(table, change);
+}
+
+/*
+ * Runs a change. A tier that denies without having found a counter asks for one.
+ */
+static GnCount
+run(GnChange *change)
+{
+	GnCounterTable table;
+	GnCount count;
+
+	gn_counter_open(&table);
+	count = change_counter(&table, change);
+	if (count == GN_COUNT_DENIED && !change->found && make_counter(&table, change))
+		count = change_counter(&table, change);
+	gn_counter_close(&table);
+	if (count != GN_COUNT_DONE)
+		return count;
+	if (change->counted != 0)
+		gn_ledger_append(&change->counter, change->operation, change->counted,
+						 change->at);
+	if (change->fired_to > change->fired_from)
+		gn_threshold_tell(change);
+	return count;
+}
+
+/* What whoever counts calls ------------------------------------------------ */
 
 GnCounter
 gn_counter_of(const GnAnswer *answer)
@@ -40,87 +271,41 @@ gn_counter_of(const GnAnswer *answer)
 	};
 }
 
-/* The guarded update; false if there is no row, or no room in it. */
-static bool
-add_to_row(const GnCounter *counter, const GnSetting *setting, int64 amount,
-		   int64 ceiling, int64 *used)
+void
+gn_counter_name(const GnCounter *counter, Datum *values)
 {
-	static GnQuery query =
-		GN_QUERY("UPDATE _grownext.entitlement_usage SET used = used + $5, quota = $7"
-				 " WHERE " USAGE_ROW " AND used <= $6 - $5 RETURNING used",
-				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT8OID, INT8OID);
-	Datum values[7];
-	bool isnull;
-
-	name_row(counter, values);
-	values[4] = Int64GetDatum(amount);
-	values[5] = Int64GetDatum(ceiling);
-	values[6] = Int64GetDatum(setting->quota);
-	if (gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL, false) !=
-		1)
-		return false;
-	*used = DatumGetInt64(gn_usage_column(1, &isnull));
-	return true;
+	values[0] = UUIDPGetDatum(&counter->tenant);
+	values[1] = Int32GetDatum(counter->feature);
+	values[2] = TimestampTzGetDatum(counter->start);
+	values[3] = CStringGetTextDatum(gn_period_name(counter->period));
 }
 
-/* The first consume of a period; false if somebody else was first. */
-static bool
-insert_row(const GnAnswer *answer, const GnCounter *counter, int64 amount, int64 *used)
+static int64
+read_total(const GnCounter *counter, bool read_only)
 {
-	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.entitlement_usage"
-		" (tenant_id, feature_id, period_start, period, used, period_end, quota)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT8OID);
-	const GnSetting *setting = &answer->decision.setting;
-	Datum values[7];
+	static GnQuery query = GN_QUERY("SELECT " GN_COUNTER_TOTAL("$1", "$2", "$3", "$4"),
+									UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
+	Datum values[4];
+	bool isnull;
+	int64 total;
 
-	name_row(counter, values);
-	values[4] = Int64GetDatum(amount);
-	values[5] = TimestampTzGetDatum(answer->period_end);
-	values[6] = Int64GetDatum(setting->quota);
-	*used = amount;
-	return gn_spi_execute(&query, values, setting->unlimited ? "      n" : NULL,
-						  false) == 1;
+	gn_counter_name(counter, values);
+	gn_spi_execute(&query, values, NULL, read_only);
+	total = DatumGetInt64(gn_usage_column(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return total;
 }
 
 int64
 gn_counter_used(const GnCounter *counter)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT used FROM _grownext.entitlement_usage WHERE " USAGE_ROW,
-				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[4];
-	bool isnull;
-
-	name_row(counter, values);
-	if (gn_spi_execute(&query, values, NULL, false) != 1)
-		return 0;
-	return DatumGetInt64(gn_usage_column(1, &isnull));
+	return read_total(counter, false);
 }
 
-bool
-gn_counter_give_back(const GnCounter *counter, const char *operation, int64 amount,
-					 TimestampTz at, GnCounterState *state)
+int64
+gn_counter_seen(const GnCounter *counter)
 {
-	static GnQuery query = GN_QUERY(
-		"UPDATE _grownext.entitlement_usage SET used = used - $5 WHERE " USAGE_ROW
-		" AND used >= $5 RETURNING used, quota, period_end",
-		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID);
-	Datum values[5];
-	bool isnull;
-	Datum quota;
-
-	name_row(counter, values);
-	values[4] = Int64GetDatum(amount);
-	if (gn_spi_execute(&query, values, NULL, false) != 1)
-		return false;
-	state->used = DatumGetInt64(gn_usage_column(1, &isnull));
-	quota = gn_usage_column(2, &isnull);
-	state->unlimited = isnull;
-	state->quota = isnull ? 0 : DatumGetInt64(quota);
-	state->end = DatumGetTimestampTz(gn_usage_column(3, &isnull));
-	return true;
+	return read_total(counter, true);
 }
 
 GnCount
@@ -128,24 +313,103 @@ gn_counter_add(const GnAnswer *answer, const char *operation, int64 amount,
 			   TimestampTz at, int64 *used)
 {
 	const GnSetting *setting = &answer->decision.setting;
-	int64 ceiling = setting->unlimited || setting->soft ? PG_INT64_MAX : setting->quota;
-	GnCounter counter = gn_counter_of(answer);
-	bool counted =
-		amount <= ceiling && (add_to_row(&counter, setting, amount, ceiling, used) ||
-							  insert_row(answer, &counter, amount, used) ||
-							  add_to_row(&counter, setting, amount, ceiling, used));
-	GnCounterState state;
+	GnChange change = {
+		.counter = gn_counter_of(answer),
+		.feature = *answer->known,
+		.answer = answer,
+		.operation = operation,
+		.amount = amount,
+		.limit = setting->unlimited || setting->soft ? PG_INT64_MAX : setting->quota,
+		.at = at,
+	};
+	GnCount count = run(&change);
 
-	gn_cache_catch_up();
-	if (gn_stamp_moved(&answer->stamp))
-	{
-		/* the row is ours by now: nobody saw them */
-		if (counted)
-			gn_counter_give_back(&counter, operation, amount, at, &state);
-		return GN_COUNT_AGAIN;
-	}
-	if (counted)
-		return GN_COUNT_DONE;
-	*used = gn_counter_used(&counter);
-	return GN_COUNT_DENIED;
+	*used = change.state.used;
+	return count;
+}
+
+GnCount
+gn_counter_record(const GnAnswer *answer, bool as_of, int64 amount, TimestampTz at,
+				  GnCounterState *state)
+{
+	GnChange change = {
+		.counter = gn_counter_of(answer),
+		.feature = *answer->known,
+		.answer = answer,
+		.keeps_quota = as_of,
+		.operation = "record",
+		.amount = amount,
+		.limit = PG_INT64_MAX,
+		.at = at,
+	};
+	GnCount count = run(&change);
+
+	if (count == GN_COUNT_DENIED)
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						errmsg("usage of \"%s\" is out of range", answer->feature)));
+	*state = change.state;
+	return count;
+}
+
+GnCount
+gn_counter_set(const GnAnswer *answer, int64 used, TimestampTz at,
+			   GnCounterState *state)
+{
+	GnChange change = {
+		.counter = gn_counter_of(answer),
+		.feature = *answer->known,
+		.answer = answer,
+		.operation = "set",
+		.amount = used,
+		.absolute = true,
+		.at = at,
+	};
+	GnCount count = run(&change);
+
+	*state = change.state;
+	return count;
+}
+
+bool
+gn_counter_give_back(const GnCounter *counter, const char *operation, int64 amount,
+					 TimestampTz at, GnCounterState *state)
+{
+	GnChange change = {
+		.counter = *counter,
+		.feature = gn_catalogue()->features[counter->feature],
+		.operation = operation,
+		.amount = -amount,
+		.at = at,
+	};
+
+	change.feature.name = pstrdup(change.feature.name);
+	if (run(&change) != GN_COUNT_DONE)
+		return false;
+	*state = change.state;
+	return true;
+}
+
+/* SQL: _grownext.entitlement_usage_fold(tenant_id uuid, feature_id int, period_start
+ *		timestamptz, period text)
+ */
+Datum
+gn_entitlement_usage_fold(PG_FUNCTION_ARGS)
+{
+	GnChange change = {
+		.counter = {.tenant = *PG_GETARG_UUID_P(0),
+					.feature = PG_GETARG_INT32(1),
+					.start = PG_GETARG_TIMESTAMPTZ(2)},
+		.operation = "fold",
+		.folds = true,
+	};
+	GnSpi spi;
+
+	if (!gn_period_parse(text_to_cstring(PG_GETARG_TEXT_PP(3)), &change.counter.period))
+		elog(ERROR, "unexpected period of a counter");
+	gn_spi_begin(&spi);
+	change.feature = gn_catalogue()->features[change.counter.feature];
+	change.feature.name = pstrdup(change.feature.name);
+	run(&change);
+	gn_spi_end(&spi);
+	PG_RETURN_VOID();
 }

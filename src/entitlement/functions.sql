@@ -233,38 +233,6 @@ CREATE OR REPLACE FUNCTION grownext.entitlement_explain(feature text, tenant_id 
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gn_entitlement_explain';
 COMMENT ON FUNCTION grownext.entitlement_explain(text, uuid, timestamptz) IS 'Every rule that was looked at, what had a say and which one decided.';
 
--- Metering ------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION grownext.usage_consume(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_consume';
-COMMENT ON FUNCTION grownext.usage_consume(text, bigint, text, uuid) IS 'Consumes units of a metered feature, all or nothing, in the caller''s transaction.';
-
-CREATE OR REPLACE FUNCTION grownext.usage_require(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_require';
-COMMENT ON FUNCTION grownext.usage_require(text, bigint, text, uuid) IS 'Consumes, and raises NX021 when the quota is used up, NX020 when there is none.';
-
-CREATE OR REPLACE FUNCTION grownext.usage_return(feature text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, tenant_id uuid DEFAULT NULL) RETURNS grownext.usage_result
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_usage_return';
-COMMENT ON FUNCTION grownext.usage_return(text, bigint, text, uuid) IS 'Gives consumed units back to the running period.';
-
--- Background: forgets answers to idempotency keys after 30 days, expires reservations.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_tick(now timestamptz) RETURNS timestamptz
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    batch CONSTANT int := 10000;
-    removed bigint;
-BEGIN
-    DELETE FROM _grownext.entitlement_usage_key AS k
-     WHERE (k.tenant_id, k.operation, k.idempotency_key) IN (
-        SELECT o.tenant_id, o.operation, o.idempotency_key FROM _grownext.entitlement_usage_key AS o
-         WHERE o.created_at < now - interval '30 days' ORDER BY o.created_at LIMIT batch FOR UPDATE SKIP LOCKED);
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN least(_grownext.entitlement_reservation_tick(now),
-                 now + CASE WHEN removed = batch THEN interval '1 second' ELSE interval '1 hour' END);
-END
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_tick(timestamptz) IS 'One pass of background work; returns when the next is due.';
-
 -- Invalidation --------------------------------------------------------------
 
 -- Sends the message of the marker that a row's tenant belongs to.
@@ -332,6 +300,15 @@ BEGIN
             format('policy "%s" of "%s" asks for feature "%s", which does not exist', asked.polname, asked.relation, asked.feature),
             format('SELECT grownext.feature_define(%L, product, kind);', asked.feature), NULL)::grownext.status_item;
     END IF;
+    RETURN QUERY
+    SELECT 'entitlement', 'hot counter', 'degraded',
+           format('sessions of tenant "%s" wait for each other to consume "%s"', h.tenant_id, f.feature),
+           format('Consume late in transactions, or use the escrow tier: SELECT grownext.feature_define(%L, %L, %L, %L);',
+                  f.feature, f.product, f.kind, f.options || '{"tier": "escrow"}'), h.hot_at
+      FROM _grownext.entitlement_usage_hot AS h
+      JOIN _grownext.entitlement_feature AS f ON f.id = h.feature_id AND f.tier = 'strict'
+     WHERE h.hot_at > _grownext.core_now() - interval '1 hour'
+     ORDER BY h.hot_at DESC LIMIT 10;
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_status() IS 'Items of grownext.status().';

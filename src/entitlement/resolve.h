@@ -92,6 +92,16 @@ typedef enum GnTenantState
 	GN_TENANT_NOT_ACTIVE
 } GnTenantState;
 
+/* How a counter is kept: usage.h. */
+typedef enum GnTier
+{
+	GN_TIER_STRICT,
+	GN_TIER_ESCROW,
+	GN_TIER_SOFT
+} GnTier;
+
+#define GN_THRESHOLD_MAX 8
+
 /* A feature of the catalogue. */
 typedef struct GnFeature
 {
@@ -102,6 +112,10 @@ typedef struct GnFeature
 	GnInherit inherit;
 	bool has_default;
 	GnSetting fallback; /* of meaning if has_default */
+	GnTier tier;
+	int shards; /* of an escrow counter */
+	int threshold_count;
+	int thresholds[GN_THRESHOLD_MAX]; /* in percent, rising */
 } GnFeature;
 
 typedef struct GnDecision

@@ -69,6 +69,9 @@ CREATE TABLE _grownext.entitlement_feature (
     description text,
     fallback    _grownext.entitlement_setting,
     options     jsonb       NOT NULL DEFAULT '{}',
+    tier        text        NOT NULL DEFAULT 'strict',
+    shards      int         NOT NULL DEFAULT 16,
+    thresholds  int[]       NOT NULL DEFAULT '{80,100}',
     created_at  timestamptz NOT NULL,
     updated_at  timestamptz NOT NULL,
     CONSTRAINT entitlement_feature_pkey PRIMARY KEY (id),
@@ -78,6 +81,9 @@ CREATE TABLE _grownext.entitlement_feature (
     CONSTRAINT entitlement_feature_feature_chk CHECK (feature ~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' AND length(feature) <= 200),
     CONSTRAINT entitlement_feature_kind_chk CHECK (kind IN ('boolean', 'limit', 'config', 'metered', 'credit', 'seats')),
     CONSTRAINT entitlement_feature_inherit_chk CHECK (inherit IN ('own', 'parent', 'pool')),
+    CONSTRAINT entitlement_feature_tier_chk CHECK (tier IN ('strict', 'escrow', 'soft')),
+    CONSTRAINT entitlement_feature_shards_chk CHECK (shards BETWEEN 2 AND 256),
+    CONSTRAINT entitlement_feature_thresholds_chk CHECK (cardinality(thresholds) <= 8),
     CONSTRAINT entitlement_feature_fold_chk CHECK (fold = ANY (CASE kind
         WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' WHEN 'credit' THEN '{sum}' ELSE '{max,sum}' END))
 );
@@ -221,24 +227,104 @@ SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_override', '')
 
 -- Metering ------------------------------------------------------------------
 
--- One row per period: a reset is a new row, and the old ones are the history. Half-full
--- pages and no index on what changes keep each consume a heap-only update.
+-- A counter is what a tenant uses of a feature in one period; a reset is a new counter,
+-- and the old ones are the history. A strict counter is its row 0. An escrow counter also
+-- has rows 1 to shards, whose allowances sum to what may be used without a look at all of
+-- them. What a counter says is the sum of its rows and of the events of the soft tier that
+-- are not folded yet. Half-full pages and no index on what changes keep each consume a
+-- heap-only update.
 CREATE TABLE _grownext.entitlement_usage (
     tenant_id    uuid        NOT NULL,
     feature_id   int         NOT NULL,
-    period       text        NOT NULL,
+    period       text        NOT NULL COLLATE "C",
     period_start timestamptz NOT NULL,
     period_end   timestamptz NOT NULL,
+    shard        smallint    NOT NULL DEFAULT 0,
     used         bigint      NOT NULL,
     quota        bigint,
-    CONSTRAINT entitlement_usage_pkey PRIMARY KEY (tenant_id, feature_id, period_start, period),
+    allowance    bigint      NOT NULL DEFAULT 0,
+    fired        smallint    NOT NULL DEFAULT 0,
+    shards       smallint    NOT NULL DEFAULT 0,
+    has_events   boolean     NOT NULL DEFAULT false,
+    waits        int         NOT NULL DEFAULT 0,
+    waits_since  timestamptz,
+    CONSTRAINT entitlement_usage_pkey PRIMARY KEY (tenant_id, feature_id, period_start, period, shard),
     CONSTRAINT entitlement_usage_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES _grownext.tenant_tenant (id),
     CONSTRAINT entitlement_usage_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id),
-    CONSTRAINT entitlement_usage_used_chk CHECK (used >= 0)
+    CONSTRAINT entitlement_usage_shard_chk CHECK (shard >= 0),
+    CONSTRAINT entitlement_usage_used_chk CHECK (used >= 0),
+    CONSTRAINT entitlement_usage_allowance_chk CHECK (shard = 0 OR used <= allowance)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE _grownext.entitlement_usage IS 'What a tenant used of a metered feature in a period.';
-COMMENT ON COLUMN _grownext.entitlement_usage.quota IS 'The quota that the last consume went by; NULL: unlimited.';
+COMMENT ON TABLE _grownext.entitlement_usage IS 'Counters: what a tenant used of a feature in a period.';
+COMMENT ON COLUMN _grownext.entitlement_usage.quota IS 'The quota that the last consume, or the allowances, went by; NULL: unlimited.';
+COMMENT ON COLUMN _grownext.entitlement_usage.allowance IS 'Of a shard: how far it may be used.';
+COMMENT ON COLUMN _grownext.entitlement_usage.fired IS 'The highest threshold that was reached in this period, in percent; row 0 tells.';
+COMMENT ON COLUMN _grownext.entitlement_usage.has_events IS 'Events of the soft tier may wait for being folded; row 0 tells.';
+COMMENT ON COLUMN _grownext.entitlement_usage.waits IS 'How often somebody waited for this row in the minute from waits_since on.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage', '');
+
+-- The evidence: one row for each change of a counter, folded into entitlement_usage_slot.
+-- Ledger and slots together always equal the counters. No key, no index and no foreign
+-- key: a row costs a consume next to nothing. Written in C (counter_row.c).
+CREATE TABLE _grownext.entitlement_ledger (
+    tenant_id    uuid        NOT NULL,
+    feature_id   int         NOT NULL,
+    period       text        NOT NULL COLLATE "C",
+    period_start timestamptz NOT NULL,
+    at           timestamptz NOT NULL,
+    amount       bigint      NOT NULL,
+    operation    text        NOT NULL COLLATE "C"
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
+ALTER TABLE _grownext.entitlement_ledger REPLICA IDENTITY FULL;
+COMMENT ON TABLE _grownext.entitlement_ledger IS 'Changes of counters that are not folded yet; what was given back is negative.';
+COMMENT ON COLUMN _grownext.entitlement_ledger.at IS 'When the units were used, which for a late record lies before it was written.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_ledger', '');
+
+-- The soft tier's consumes until they are counted: no row that two of them share.
+CREATE TABLE _grownext.entitlement_usage_event (
+    tenant_id    uuid        NOT NULL,
+    feature_id   int         NOT NULL,
+    period       text        NOT NULL COLLATE "C",
+    period_start timestamptz NOT NULL,
+    at           timestamptz NOT NULL,
+    amount       bigint      NOT NULL,
+    operation    text        NOT NULL COLLATE "C"
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
+ALTER TABLE _grownext.entitlement_usage_event REPLICA IDENTITY FULL;
+CREATE INDEX entitlement_usage_event_idx ON _grownext.entitlement_usage_event (tenant_id, feature_id, period_start, period) INCLUDE (amount);
+COMMENT ON TABLE _grownext.entitlement_usage_event IS 'Usage of the soft tier that no counter holds yet.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_event', '');
+
+-- Quarters of an hour, because every time zone begins its hours and days at one.
+CREATE TABLE _grownext.entitlement_usage_slot (
+    tenant_id    uuid        NOT NULL,
+    feature_id   int         NOT NULL,
+    period       text        NOT NULL COLLATE "C",
+    period_start timestamptz NOT NULL,
+    slot_start   timestamptz NOT NULL,
+    amount       numeric     NOT NULL,
+    CONSTRAINT entitlement_usage_slot_pkey PRIMARY KEY (tenant_id, feature_id, period_start, period, slot_start)
+);
+COMMENT ON TABLE _grownext.entitlement_usage_slot IS 'What of a counter was used in a quarter of an hour: the folded ledger.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_slot', '');
+
+CREATE TABLE _grownext.entitlement_usage_hot (
+    tenant_id  uuid        NOT NULL,
+    feature_id int         NOT NULL,
+    hot_at     timestamptz NOT NULL,
+    CONSTRAINT entitlement_usage_hot_pkey PRIMARY KEY (tenant_id, feature_id)
+);
+COMMENT ON TABLE _grownext.entitlement_usage_hot IS 'Strict counters whose consumers waited for each other a hundred times within a minute, and when last.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_hot', '');
+
+CREATE TYPE grownext.usage_bucket AS (
+    tenant_id    uuid,
+    feature      text,
+    bucket_start timestamptz,
+    used         bigint,
+    quota        bigint,
+    overage      bigint);
+COMMENT ON TYPE grownext.usage_bucket IS 'What a tenant used of a feature in an hour, day or month.';
 
 -- First answers by idempotency key, kept for 30 days. No foreign keys: each would lock
 -- the tenant's and the feature's row at every keyed consume.
@@ -251,7 +337,7 @@ CREATE TABLE _grownext.entitlement_usage_key (
     result          grownext.usage_result,
     created_at      timestamptz NOT NULL,
     CONSTRAINT entitlement_usage_key_pkey PRIMARY KEY (tenant_id, operation, idempotency_key),
-    CONSTRAINT entitlement_usage_key_operation_chk CHECK (operation IN ('consume', 'return'))
+    CONSTRAINT entitlement_usage_key_operation_chk CHECK (operation IN ('consume', 'return', 'record'))
 );
 CREATE INDEX entitlement_usage_key_created_at_idx ON _grownext.entitlement_usage_key (created_at);
 COMMENT ON TABLE _grownext.entitlement_usage_key IS 'Answers to consumes and returns that carried an idempotency key.';

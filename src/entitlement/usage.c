@@ -22,9 +22,15 @@
 #include "entitlement/reservation.h"
 #include "entitlement/usage.h"
 
+#define AHEAD_MAX                                                                      \
+	(5 * USECS_PER_MINUTE) /* how far clocks of recorders may be ahead                 \
+							*/
+
 GN_FUNCTION(gn_usage_consume);
 GN_FUNCTION(gn_usage_require);
 GN_FUNCTION(gn_usage_return);
+GN_FUNCTION(gn_usage_record);
+GN_FUNCTION(gn_usage_set);
 
 Datum
 gn_usage_column(int number, bool *isnull)
@@ -32,8 +38,23 @@ gn_usage_column(int number, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
 }
 
-GnUsageCall
-gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key)
+static char *
+key_argument(FunctionCallInfo fcinfo, int number)
+{
+	char *key;
+
+	if (PG_ARGISNULL(number))
+		return NULL;
+	key = text_to_cstring(PG_GETARG_TEXT_PP(number));
+	if (*key == '\0' || strlen(key) > 255)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("an idempotency key has 1 to 255 bytes")));
+	return key;
+}
+
+/* The feature, the amount, and whose; the rest is the function's. */
+static GnUsageCall
+call_arguments(FunctionCallInfo fcinfo, const char *operation, int tenant)
 {
 	GnUsageCall call = {.operation = operation, .now = gn_now()};
 
@@ -43,20 +64,22 @@ gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key)
 	call.amount = PG_GETARG_INT64(1);
 	if (!PG_ARGISNULL(0))
 		call.feature = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	if (!PG_ARGISNULL(key))
-	{
-		call.key = text_to_cstring(PG_GETARG_TEXT_PP(key));
-		if (*call.key == '\0' || strlen(call.key) > 255)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("an idempotency key has 1 to 255 bytes")));
-	}
 	call.tenant =
 		gn_caller_tenant(GetUserId(),
-						 PG_ARGISNULL(key + 1) ? NULL : PG_GETARG_UUID_P(key + 1));
+						 PG_ARGISNULL(tenant) ? NULL : PG_GETARG_UUID_P(tenant));
 	return call;
 }
 
-/* As of this moment, with what was committed while we waited. */
+GnUsageCall
+gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key)
+{
+	GnUsageCall call = call_arguments(fcinfo, operation, key + 1);
+
+	call.key = key_argument(fcinfo, key);
+	return call;
+}
+
+/* As of the call's instant, with what was committed while we waited. */
 GnAnswer *
 gn_usage_resolve(const GnUsageCall *call)
 {
@@ -66,6 +89,7 @@ gn_usage_resolve(const GnUsageCall *call)
 		.feature = call->feature ? call->feature : "",
 		.user = gn_context_user(&user),
 		.at = call->now,
+		.as_of = call->as_of,
 	};
 	int count;
 
@@ -80,6 +104,19 @@ describe_quota(const GnAnswer *answer, int64 used, GnUsageResult *result)
 	result->unlimited = answer->decision.setting.unlimited;
 	result->quota = answer->decision.setting.quota;
 	result->resets_at = answer->period_end;
+}
+
+static void
+describe_state(const GnCounterState *state, GnUsageResult *result)
+{
+	*result = (GnUsageResult){
+		.allowed = true,
+		.counted = true,
+		.used = state->used,
+		.unlimited = state->unlimited,
+		.quota = state->quota,
+		.resets_at = state->end,
+	};
 }
 
 /* One round: resolve as of now and count. True unless something changed meanwhile. */
@@ -154,17 +191,18 @@ consume(GnUsageCall *call, GnUsageResult *result)
 static void
 give_back(const GnUsageCall *call, GnUsageResult *result)
 {
-	static GnQuery query = GN_QUERY(
-		"SELECT r.feature_id, r.period_start, r.period"
-		" FROM _grownext.entitlement_usage AS r"
-		" JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id"
-		" AND f.feature = $2"
-		" WHERE r.tenant_id = $1 AND r.period_start <= $3 AND r.period_end > $3"
-		" ORDER BY r.period_start DESC LIMIT 1",
-		UUIDOID, TEXTOID, TIMESTAMPTZOID);
-	Datum values[3] = {UUIDPGetDatum(&call->tenant), CStringGetTextDatum(call->feature),
+	static GnQuery query =
+		GN_QUERY("SELECT r.feature_id, r.period_start, r.period"
+				 " FROM _grownext.entitlement_usage AS r"
+				 " JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id"
+				 " AND f.feature = $2"
+				 " WHERE r.tenant_id = $1 AND r.shard = 0 AND r.period_start <= $3 AND "
+				 "r.period_end > $3"
+				 " ORDER BY r.period_start DESC LIMIT 1",
+				 UUIDOID, TEXTOID, TIMESTAMPTZOID);
+	Datum values[3] = {0, CStringGetTextDatum(call->feature),
 					   TimestampTzGetDatum(call->now)};
-	GnCounter counter = {.tenant = call->tenant};
+	GnCounter counter;
 	GnCounterState state;
 	GnAnswer *answer = gn_usage_resolve(call);
 	bool isnull;
@@ -175,6 +213,8 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 		return;
 	}
 	*result = (GnUsageResult){.reason = "nothing_to_return"};
+	counter.tenant = answer->counted ? answer->holder : call->tenant;
+	values[0] = UUIDPGetDatum(&counter.tenant);
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return;
 	counter.feature = DatumGetInt32(gn_usage_column(1, &isnull));
@@ -183,14 +223,7 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 	if (!gn_counter_give_back(&counter, call->operation, call->amount, call->now,
 							  &state))
 		return;
-	*result = (GnUsageResult){
-		.allowed = true,
-		.counted = true,
-		.used = state.used,
-		.unlimited = state.unlimited,
-		.quota = state.quota,
-		.resets_at = state.end,
-	};
+	describe_state(&state, result);
 }
 
 static void
@@ -212,6 +245,70 @@ return_units(const GnUsageCall *call, GnUsageResult *result)
 		else if (call->key)
 			gn_usage_key_drop(call);
 	}
+	gn_spi_end(&spi);
+}
+
+/*
+ * The answer to what is written down whatever the limit; NULL with the reason in
+ * result: it is not counted.
+ */
+static const GnAnswer *
+resolve_counted(const GnUsageCall *call, GnUsageResult *result)
+{
+	const GnAnswer *answer = gn_usage_resolve(call);
+
+	*result = (GnUsageResult){.reason = answer->decision.reason};
+	if (answer->known && answer->known->kind != GN_KIND_METERED)
+		result->reason = "not_metered";
+	else if (answer->counted)
+		return answer;
+	return NULL;
+}
+
+static void
+record(const GnUsageCall *call, GnUsageResult *result)
+{
+	GnCounterState state;
+	const GnAnswer *answer;
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	if (call->feature == NULL || !gn_usage_key_answers(call, result))
+	{
+		do
+		{
+			CHECK_FOR_INTERRUPTS();
+			answer = resolve_counted(call, result);
+		} while (answer && gn_counter_record(answer, call->as_of, call->amount,
+											 call->now, &state) == GN_COUNT_AGAIN);
+		if (answer)
+			describe_state(&state, result);
+		if (call->feature && answer)
+			gn_usage_key_answer(call, result);
+		else if (call->feature)
+			gn_usage_key_drop(call);
+	}
+	gn_spi_end(&spi);
+}
+
+static void
+set_used(const GnUsageCall *call, GnUsageResult *result)
+{
+	GnCounterState state;
+	const GnAnswer *answer;
+	GnCount count = GN_COUNT_DENIED;
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		answer = resolve_counted(call, result);
+		if (answer)
+			count = gn_counter_set(answer, call->amount, call->now, &state);
+	} while (count == GN_COUNT_AGAIN);
+	if (count == GN_COUNT_DONE)
+		describe_state(&state, result);
 	gn_spi_end(&spi);
 }
 
@@ -293,5 +390,50 @@ gn_usage_return(PG_FUNCTION_ARGS)
 	GnUsageResult result;
 
 	return_units(&call, &result);
+	PG_RETURN_DATUM(result_datum(fcinfo, &result));
+}
+
+/* SQL: grownext.usage_record(feature, amount, idempotency_key, at, tenant_id) */
+Datum
+gn_usage_record(PG_FUNCTION_ARGS)
+{
+	GnUsageCall call = call_arguments(fcinfo, "record", 4);
+	GnUsageResult result;
+
+	call.key = key_argument(fcinfo, 2);
+	if (call.key == NULL)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("usage is recorded under an idempotency key"),
+						errhint("Pass the id of the event that was used.")));
+	if (!PG_ARGISNULL(3))
+	{
+		TimestampTz at = gn_instant_argument(fcinfo, 3);
+
+		if (at > call.now + AHEAD_MAX)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("usage cannot be recorded ahead of time")));
+		call.now = at;
+		call.as_of = true;
+	}
+	record(&call, &result);
+	PG_RETURN_DATUM(result_datum(fcinfo, &result));
+}
+
+/* SQL: grownext.usage_set(feature, used, tenant_id) */
+Datum
+gn_usage_set(PG_FUNCTION_ARGS)
+{
+	GnUsageCall call = {.operation = "set", .now = gn_now()};
+	GnUsageResult result;
+
+	if (PG_ARGISNULL(1) || PG_GETARG_INT64(1) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("used must not be negative")));
+	call.amount = PG_GETARG_INT64(1);
+	if (!PG_ARGISNULL(0))
+		call.feature = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	call.tenant =
+		gn_caller_tenant(GetUserId(), PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2));
+	set_used(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }

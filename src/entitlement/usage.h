@@ -9,12 +9,13 @@
 
 typedef struct GnUsageCall
 {
-	const char *operation; /* consume | return | reserve | commit */
+	const char *operation; /* consume | return | record | reserve | commit */
 	pg_uuid_t tenant;
 	char *feature; /* NULL was given: unknown */
 	int64 amount;
 	char *key; /* or NULL */
 	TimestampTz now;
+	bool as_of;                   /* records: now is when it was used */
 	const pg_uuid_t *reservation; /* that takes the units, or NULL */
 } GnUsageCall;
 
@@ -105,6 +106,38 @@ extern GnCount gn_counter_add(const GnAnswer *answer, const char *operation,
 extern bool gn_counter_give_back(const GnCounter *counter, const char *operation,
 								 int64 amount, TimestampTz at, GnCounterState *state);
 
+/*
+ * Adds units without a limit; as_of: the answer is about another instant than now, and
+ * its quota is not the counter's. Sets what the counter says.
+ */
+extern GnCount gn_counter_record(const GnAnswer *answer, bool as_of, int64 amount,
+								 TimestampTz at, GnCounterState *state);
+extern GnCount gn_counter_set(const GnAnswer *answer, int64 used, TimestampTz at,
+							  GnCounterState *state);
+
+/* What it says as of now, and as of the active snapshot. */
 extern int64 gn_counter_used(const GnCounter *counter);
+extern int64 gn_counter_seen(const GnCounter *counter);
+
+/* The four values that GN_COUNTER_KEY compares with. */
+extern void gn_counter_name(const GnCounter *counter, Datum *values);
+
+#define GN_SHARDS_MAX 256
+
+#define GN_COUNTER_IS(table, tenant, feature, start, period)                           \
+	table ".tenant_id = " tenant " AND " table ".feature_id = " feature " AND " table  \
+		  ".period_start = " start " AND " table ".period = " period
+#define GN_COUNTER_KEY                                                                 \
+	"tenant_id = $1 AND feature_id = $2 AND period_start = $3 AND period = $4"
+
+/* What a counter says: its rows, and events that no row holds yet. An expression. */
+#define GN_COUNTER_TOTAL(tenant, feature, start, period)                               \
+	"((SELECT coalesce(sum(u.used), 0) FROM _grownext.entitlement_usage AS u "         \
+	"WHERE " GN_COUNTER_IS("u", tenant, feature, start,                                \
+						   period) ") + (SELECT coalesce(sum(e.amount), 0) FROM "      \
+								   "_grownext.entitlement_usage_event"                 \
+								   " AS e WHERE " GN_COUNTER_IS("e", tenant, feature,  \
+																start,                 \
+																period) "))::bigint"
 
 #endif

@@ -28,11 +28,11 @@ CREATE OR REPLACE VIEW grownext.entitlement_override WITH (security_barrier) AS
      WHERE o.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
 COMMENT ON VIEW grownext.entitlement_override IS 'Grants and blocks, past ones too; without the rights of a service, the own tenant''s.';
 CREATE OR REPLACE VIEW grownext.usage_period WITH (security_barrier) AS
-    SELECT u.tenant_id, f.feature, u.period, nullif(u.period_start, '-infinity') AS period_start, nullif(u.period_end, 'infinity') AS period_end,
-           u.used, u.quota, greatest(u.quota - u.used, 0) AS remaining
-      FROM _grownext.entitlement_usage AS u
-      JOIN _grownext.entitlement_feature AS f ON f.id = u.feature_id
-     WHERE u.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
+    SELECT c.tenant_id, f.feature, c.period, nullif(c.period_start, '-infinity') AS period_start, nullif(c.period_end, 'infinity') AS period_end,
+           c.used, c.quota, greatest(c.quota - c.used, 0) AS remaining
+      FROM _grownext.entitlement_counter AS c
+      JOIN _grownext.entitlement_feature AS f ON f.id = c.feature_id
+     WHERE c.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
 COMMENT ON VIEW grownext.usage_period IS 'Usage by period, past ones too; without the rights of a service, the own tenant''s.';
 CREATE OR REPLACE VIEW grownext.credit WITH (security_barrier) AS
     SELECT c.id, c.tenant_id, f.feature, c.origin, nullif(c.source_id, '00000000-0000-0000-0000-000000000000') AS source_id, c.amount, c.burnt,

@@ -1,0 +1,340 @@
+/*
+ * src/entitlement/counter_row.c
+ *	  Rows of counters and the ledger, read and written without SPI.
+ *
+ * Counting is the hot path of metering: an index look-up, one heap-only update and one
+ * heap insert. Going through the heap directly saves the executor, and it tells what an
+ * UPDATE hides: whether somebody else held the row when we came.
+ *
+ * A row is read as of the latest snapshot and written only if that version is still the
+ * newest and free; otherwise it is locked, which waits and follows the row to its
+ *newest version, as READ COMMITTED does. Under REPEATABLE READ and above a version that
+ *the snapshot does not know raises 40001. The table has one index, the primary key, and
+ *no column of it ever changes.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/skey.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "core/core.h"
+#include "entitlement/counter_row.h"
+
+/* Columns of _grownext.entitlement_usage, as tables.sql has them. */
+enum UsageColumn
+{
+	USAGE_TENANT,
+	USAGE_FEATURE,
+	USAGE_PERIOD,
+	USAGE_PERIOD_START,
+	USAGE_PERIOD_END,
+	USAGE_SHARD,
+	USAGE_USED,
+	USAGE_QUOTA,
+	USAGE_ALLOWANCE,
+	USAGE_FIRED,
+	USAGE_SHARDS,
+	USAGE_HAS_EVENTS,
+	USAGE_WAITS,
+	USAGE_WAITS_SINCE,
+	USAGE_COLUMNS
+};
+
+#define LEDGER_COLUMNS 7
+
+/* A relation of ours; its lock is kept until the transaction ends. */
+static Oid
+relation_id(const char *name)
+{
+	return get_relname_relid(name, get_namespace_oid("_grownext", false));
+}
+
+void
+gn_counter_open(GnCounterTable *table)
+{
+	PreventCommandIfReadOnly("metering");
+	PreventCommandIfParallelMode("metering");
+	table->heap = table_open(relation_id("entitlement_usage"), RowExclusiveLock);
+	table->index = index_open(relation_id("entitlement_usage_pkey"), RowExclusiveLock);
+	table->slot = table_slot_create(table->heap, NULL);
+}
+
+void
+gn_counter_close(GnCounterTable *table)
+{
+	ExecDropSingleTupleTableSlot(table->slot);
+	index_close(table->index, NoLock);
+	table_close(table->heap, NoLock);
+}
+
+/* Reading ------------------------------------------------------------------ */
+
+static void
+unpack(const Datum *values, const bool *nulls, GnCounterRow *row)
+{
+	row->shard = DatumGetInt16(values[USAGE_SHARD]);
+	row->used = DatumGetInt64(values[USAGE_USED]);
+	row->allowance = DatumGetInt64(values[USAGE_ALLOWANCE]);
+	row->unlimited = nulls[USAGE_QUOTA];
+	row->quota = nulls[USAGE_QUOTA] ? 0 : DatumGetInt64(values[USAGE_QUOTA]);
+	row->end = DatumGetTimestampTz(values[USAGE_PERIOD_END]);
+	row->fired = DatumGetInt16(values[USAGE_FIRED]);
+	row->shards = DatumGetInt16(values[USAGE_SHARDS]);
+	row->has_events = DatumGetBool(values[USAGE_HAS_EVENTS]);
+	row->waits = DatumGetInt32(values[USAGE_WAITS]);
+	row->waits_since =
+		nulls[USAGE_WAITS_SINCE] ? 0 : DatumGetTimestampTz(values[USAGE_WAITS_SINCE]);
+}
+
+static void
+make_keys(const GnCounter *counter, int shard, ScanKeyData *keys)
+{
+	ScanKeyInit(&keys[0], USAGE_TENANT + 1, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(&counter->tenant));
+	ScanKeyInit(&keys[1], USAGE_FEATURE + 1, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(counter->feature));
+	ScanKeyInit(&keys[2], USAGE_PERIOD_START + 1, BTEqualStrategyNumber,
+				F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(counter->start));
+	ScanKeyEntryInitialize(&keys[3], 0, USAGE_PERIOD + 1, BTEqualStrategyNumber,
+						   InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(gn_period_name(counter->period)));
+	ScanKeyInit(&keys[4], USAGE_SHARD + 1, BTEqualStrategyNumber, F_INT2EQ,
+				Int16GetDatum(shard));
+}
+
+static Snapshot
+current_snapshot(void)
+{
+	return RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot()
+														: GetLatestSnapshot());
+}
+
+/* The rows that nkeys of the keys name, at most max of them. */
+static int
+scan_rows(GnCounterTable *table, Snapshot snapshot, ScanKeyData *keys, int nkeys,
+		  GnCounterRow *rows, int max)
+{
+	SysScanDesc scan =
+		systable_beginscan_ordered(table->heap, table->index, snapshot, nkeys, keys);
+	int count = 0;
+	HeapTuple tuple;
+
+	while (count < max &&
+		   (tuple = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
+	{
+		Datum values[USAGE_COLUMNS];
+		bool nulls[USAGE_COLUMNS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(table->heap), values, nulls);
+		rows[count] = (GnCounterRow){.tid = tuple->t_self};
+		unpack(values, nulls, &rows[count++]);
+	}
+	systable_endscan_ordered(scan);
+	return count;
+}
+
+bool
+gn_counter_row_read(GnCounterTable *table, const GnCounter *counter, int shard,
+					GnCounterRow *row)
+{
+	ScanKeyData keys[5];
+	Snapshot snapshot = current_snapshot();
+	bool found;
+
+	make_keys(counter, shard, keys);
+	found = scan_rows(table, snapshot, keys, 5, row, 1) == 1;
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+int
+gn_counter_rows_read(GnCounterTable *table, const GnCounter *counter,
+					 GnCounterRow **rows)
+{
+	ScanKeyData keys[5];
+	Snapshot snapshot = current_snapshot();
+	int count;
+
+	make_keys(counter, 0, keys);
+	*rows = palloc((GN_SHARDS_MAX + 1) * sizeof(GnCounterRow));
+	count = scan_rows(table, snapshot, keys, 4, *rows, GN_SHARDS_MAX + 1);
+	UnregisterSnapshot(snapshot);
+	return count;
+}
+
+/* Writing ------------------------------------------------------------------ */
+
+void
+gn_counter_row_make(const GnCounter *counter, int shard, TimestampTz end,
+					bool unlimited, int64 quota)
+{
+	static GnQuery query = GN_QUERY(
+		"INSERT INTO _grownext.entitlement_usage"
+		" (tenant_id, feature_id, period_start, period, shard, period_end, quota, used)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, 0) ON CONFLICT DO NOTHING",
+		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT2OID, TIMESTAMPTZOID, INT8OID);
+	Datum values[7] = {UUIDPGetDatum(&counter->tenant),
+					   Int32GetDatum(counter->feature),
+					   TimestampTzGetDatum(counter->start),
+					   CStringGetTextDatum(gn_period_name(counter->period)),
+					   Int16GetDatum(shard),
+					   TimestampTzGetDatum(end),
+					   Int64GetDatum(quota)};
+
+	gn_spi_execute(&query, values, unlimited ? "      n" : NULL, false);
+}
+
+static void
+pg_attribute_noreturn() refuse_to_serialize(void)
+{
+	ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					errmsg("could not serialize access due to concurrent update")));
+}
+
+static TM_Result
+lock_version(GnCounterTable *table, Snapshot snapshot, ItemPointer tid,
+			 LockWaitPolicy policy)
+{
+	TM_FailureData failure;
+	uint8 flags = IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+
+	return table_tuple_lock(table->heap, tid, snapshot, table->slot,
+							GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
+							flags, &failure);
+}
+
+bool
+gn_counter_row_lock(GnCounterTable *table, const GnCounter *counter, int shard,
+					GnCounterRow *row)
+{
+	ScanKeyData keys[5];
+	Snapshot snapshot = current_snapshot();
+	TM_Result result = TM_Deleted;
+
+	make_keys(counter, shard, keys);
+	if (scan_rows(table, snapshot, keys, 5, row, 1) == 1)
+	{
+		ItemPointerData tid = row->tid;
+
+		result = lock_version(table, snapshot, &row->tid, LockWaitSkip);
+		row->waited = result == TM_WouldBlock;
+		if (row->waited)
+			result = lock_version(table, snapshot, &tid, LockWaitBlock);
+	}
+	UnregisterSnapshot(snapshot);
+	if (result == TM_Ok)
+	{
+		slot_getallattrs(table->slot);
+		unpack(table->slot->tts_values, table->slot->tts_isnull, row);
+		row->tid = table->slot->tts_tid;
+		row->locked = true;
+		ExecClearTuple(table->slot);
+		return true;
+	}
+	if (IsolationUsesXactSnapshot() && (result == TM_Updated || row->waited))
+		refuse_to_serialize();
+	if (result == TM_Deleted)
+		return false;
+	elog(ERROR, "unexpected result %d of locking a counter", (int) result);
+}
+
+static HeapTuple
+pack(GnCounterTable *table, const GnCounter *counter, const GnCounterRow *row)
+{
+	Datum values[USAGE_COLUMNS] = {
+		[USAGE_TENANT] = UUIDPGetDatum(&counter->tenant),
+		[USAGE_FEATURE] = Int32GetDatum(counter->feature),
+		[USAGE_PERIOD] = CStringGetTextDatum(gn_period_name(counter->period)),
+		[USAGE_PERIOD_START] = TimestampTzGetDatum(counter->start),
+		[USAGE_PERIOD_END] = TimestampTzGetDatum(row->end),
+		[USAGE_SHARD] = Int16GetDatum(row->shard),
+		[USAGE_USED] = Int64GetDatum(row->used),
+		[USAGE_QUOTA] = Int64GetDatum(row->quota),
+		[USAGE_ALLOWANCE] = Int64GetDatum(row->allowance),
+		[USAGE_FIRED] = Int16GetDatum(row->fired),
+		[USAGE_SHARDS] = Int16GetDatum(row->shards),
+		[USAGE_HAS_EVENTS] = BoolGetDatum(row->has_events),
+		[USAGE_WAITS] = Int32GetDatum(row->waits),
+		[USAGE_WAITS_SINCE] = TimestampTzGetDatum(row->waits_since),
+	};
+	bool nulls[USAGE_COLUMNS] = {
+		[USAGE_QUOTA] = row->unlimited,
+		[USAGE_WAITS_SINCE] = row->waits_since == 0,
+	};
+
+	return heap_form_tuple(RelationGetDescr(table->heap), values, nulls);
+}
+
+/* The new version is on another page than the one that the index knows. */
+static void
+index_version(GnCounterTable *table, HeapTuple tuple)
+{
+	IndexInfo *info = BuildIndexInfo(table->index);
+	Datum values[INDEX_MAX_KEYS];
+	bool nulls[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < info->ii_NumIndexAttrs; i++)
+		values[i] = heap_getattr(tuple, info->ii_IndexAttrNumbers[i],
+								 RelationGetDescr(table->heap), &nulls[i]);
+	index_insert(table->index, values, nulls, &tuple->t_self, table->heap,
+				 UNIQUE_CHECK_YES, false, info);
+}
+
+bool
+gn_counter_row_write(GnCounterTable *table, const GnCounter *counter, GnCounterRow *row)
+{
+	HeapTuple tuple = pack(table, counter, row);
+	TM_FailureData failure;
+	TM_Result result =
+		gn_heap_update(table->heap, &row->tid, tuple, row->locked, &failure);
+
+	if (result == TM_Ok)
+	{
+		if (!HeapTupleIsHeapOnly(tuple))
+			index_version(table, tuple);
+		row->tid = tuple->t_self;
+		CommandCounterIncrement(); /* what we wrote counts from now on */
+	}
+	else if (row->locked)
+		elog(ERROR, "a counter changed although it was locked");
+	heap_freetuple(tuple);
+	return result == TM_Ok;
+}
+
+/* The ledger --------------------------------------------------------------- */
+
+void
+gn_ledger_append(const GnCounter *counter, const char *operation, int64 amount,
+				 TimestampTz at)
+{
+	Relation ledger = table_open(relation_id("entitlement_ledger"), RowExclusiveLock);
+	Datum values[LEDGER_COLUMNS] = {
+		UUIDPGetDatum(&counter->tenant),
+		Int32GetDatum(counter->feature),
+		CStringGetTextDatum(gn_period_name(counter->period)),
+		TimestampTzGetDatum(counter->start),
+		TimestampTzGetDatum(at),
+		Int64GetDatum(amount),
+		CStringGetTextDatum(operation),
+	};
+	bool nulls[LEDGER_COLUMNS] = {0};
+	HeapTuple tuple = heap_form_tuple(RelationGetDescr(ledger), values, nulls);
+
+	simple_heap_insert(ledger, tuple);
+	heap_freetuple(tuple);
+	table_close(ledger, NoLock);
+}
