@@ -83,7 +83,7 @@ SELECT results_eq('SELECT DISTINCT tenant_id FROM grownext.credit', 'SELECT acme
 SELECT results_eq('SELECT DISTINCT tenant_id FROM grownext.reservation', 'SELECT acme FROM world', 'reservation: the own tenant');
 SELECT throws_ok(format('SELECT * FROM _grownext.%I', t), '42501', NULL, t || ' is out of reach')
   FROM unnest('{entitlement_credit,entitlement_burn,entitlement_balance,entitlement_reservation}'::text[]) AS t;
-SELECT throws_ok('UPDATE grownext.credit SET amount = 5', '42501', NULL, 'so are the views, for writing');
+SELECT ok(NOT has_table_privilege(v, 'INSERT, UPDATE, DELETE'), v || ' is to be read only') FROM unnest('{grownext.credit,grownext.reservation}'::text[]) AS v;
 RESET SESSION AUTHORIZATION;
 
 SET LOCAL SESSION AUTHORIZATION gc_service;
