@@ -69,7 +69,7 @@ extern void gn_credit_judge(GnAnswer *answer, TimestampTz at, const GnCredit *cr
  * call is one. False: the balance is another by now, ask anew.
  */
 extern bool
-gn_credit_consume(GnUsageCall *call, const GnAnswer *answer, GnUsageResult *result);
+gn_credit_consume(GnUsageCall *call, const GnAnswer *before, GnUsageResult *result);
 
 /* Refunds the units that were burnt last. */
 extern void
