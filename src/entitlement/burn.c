@@ -126,7 +126,7 @@ burn(const GnUsageCall *call, const GnAnswer *answer)
 		" AND (c.source_id IS NULL OR c.source_id = ANY ($4))"
 		" AND (c.amount IS NOT NULL OR c.source_id = ANY ($5))"
 		" WINDOW burning AS (ORDER BY c.amount IS NOT NULL, c.priority, c.expires_at,"
-		" c.created_at, c.origin DESC, c.id)),"
+		" c.created_at, c.origin DESC, c.step, c.id)),"
 		" taken AS (SELECT o.id, o.place, least(o.amount, $6 - o.before)::bigint AS "
 		"amount"
 		" FROM open AS o WHERE o.before < $6),"
