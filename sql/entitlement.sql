@@ -14,7 +14,7 @@ SET grownext.test_clock = '2030-01-15 12:00:00+00';
 SET ROLE regress_ent_service;
 SELECT grownext.user_create('ann@ent.example', id => :ann) = :ann AS made, grownext.user_create('bob@ent.example', id => :bob) = :bob AS made;
 
--- the catalogue: products, features of four kinds; credit says that it comes later
+-- the catalogue: products, features of each kind
 SELECT grownext.product_define('re-app', 'App');
 SELECT grownext.product_define('re-app', 'The App');
 SELECT grownext.product_define('Re App', 'X');
@@ -26,8 +26,6 @@ SELECT grownext.feature_define('re.theme', 're-app', 'config', '{"default": {"va
 SELECT grownext.feature_define('re.calls', 're-app', 'metered', '{"description": "API calls"}');
 SELECT grownext.feature_define('re.mails', 're-app', 'metered', '{"period": "day", "default": 2}');
 SELECT grownext.feature_define('re.calls', 're-app', 'metered', '{"description": "API calls"}');
-SELECT grownext.feature_define('re.credits', 're-app', 'credit');
-\echo :LAST_ERROR_SQLSTATE
 SELECT grownext.feature_define('re.x', 're-app', 'toggle');
 \echo :LAST_ERROR_SQLSTATE
 SELECT grownext.feature_define('re.x', 're-none', 'boolean');

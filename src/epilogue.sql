@@ -152,7 +152,8 @@ GRANT EXECUTE ON FUNCTION
     grownext.entitlement(text, uuid, timestamptz, uuid), grownext.entitlement_require(text, uuid),
     grownext.entitlements(uuid, timestamptz), grownext.entitlement_explain(text, uuid, timestamptz),
     grownext.entitlement_claims(uuid, uuid), grownext.entitlement_claims_check(jsonb), grownext.entitlement_catalogue(),
-    grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid)
+    grownext.usage_consume(text, bigint, text, uuid), grownext.usage_require(text, bigint, text, uuid),
+    grownext.usage_reserve(text, bigint, interval, text, uuid), grownext.usage_commit(uuid, bigint), grownext.usage_release(uuid)
     TO grownext_admin, grownext_service, grownext_user;
 -- who may give units back or change what is granted, could grant himself anything
 GRANT EXECUTE ON FUNCTION
@@ -161,6 +162,7 @@ GRANT EXECUTE ON FUNCTION
     grownext.subscription_start(uuid, text, int, jsonb), grownext.subscription_change(uuid, text, int, text, jsonb), grownext.subscription_end(uuid, text),
     grownext.entitlement_grant(uuid, text, jsonb, timestamptz, timestamptz, text, uuid), grownext.entitlement_revoke(uuid),
     grownext.entitlement_block(uuid, text, text), grownext.usage_return(text, bigint, text, uuid),
+    grownext.credit_grant(uuid, text, bigint, timestamptz, int, text, text),
     grownext.usage_record(text, bigint, text, timestamptz, uuid), grownext.usage_set(text, bigint, uuid)
     TO grownext_admin, grownext_service;
 GRANT EXECUTE ON FUNCTION
@@ -176,7 +178,8 @@ GRANT USAGE ON TYPE grownext.usage_bucket TO grownext_admin, grownext_service, g
 GRANT USAGE ON TYPE grownext.policy_problem TO grownext_admin, grownext_service, grownext_auditor, grownext_monitor;
 GRANT USAGE ON TYPE grownext.subscription_effect TO grownext_admin, grownext_service;
 GRANT USAGE ON TYPE grownext.entitlement_state, grownext.usage_result, grownext.entitlement_claims_state TO grownext_admin, grownext_service, grownext_user;
-GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period
+GRANT SELECT ON grownext.product, grownext.feature, grownext.bundle, grownext.subscription, grownext.entitlement_override, grownext.usage_period,
+    grownext.credit, grownext.reservation
     TO grownext_admin, grownext_service, grownext_auditor, grownext_user;
 GRANT SELECT ON grownext.product_entitlement TO grownext_admin, grownext_service, grownext_user;
 -- called in views, with the reader's rights

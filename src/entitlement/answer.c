@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "core/core.h"
+#include "entitlement/credit.h"
 #include "entitlement/entitlement.h"
 #include "entitlement/record.h"
 #include "entitlement/usage.h"
@@ -38,14 +39,13 @@ const GnComponent gn_entitlement_component = {
 
 /* Only subscriptions have an anchor; what holds without one follows the calendar. */
 static void
-find_period(const GnRecord *record, TimestampTz at, GnAnswer *answer)
+find_period(TimestampTz at, GnAnswer *answer)
 {
 	const GnSetting *setting = &answer->decision.setting;
 	bool anchored = setting->billing_anchor && !TIMESTAMP_NOT_FINITE(setting->anchor);
 
-	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL,
-					 answer->decision.pooled ? record->top_zone : record->zone, at,
-					 &answer->period_start, &answer->period_end);
+	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL, answer->zone,
+					 at, &answer->period_start, &answer->period_end);
 }
 
 static void
@@ -141,13 +141,10 @@ answer_feature(const GnQuestion *question, const GnRecord *record,
 		answer->known = copy;
 		answer->feature = copy->name;
 		answer->decision = record->decisions[feature->id];
-		if (answer->decision.setting.value)
-			answer->decision.setting.value =
-				(Jsonb *) memcpy(palloc(VARSIZE(answer->decision.setting.value)),
-								 answer->decision.setting.value,
-								 VARSIZE(answer->decision.setting.value));
+		gn_decision_own(&answer->decision, memory);
 		answer->counted = (record->flags[feature->id] & GN_FLAG_COUNTED) != 0;
 		answer->holder = answer->decision.pooled ? record->top : question->tenant;
+		answer->zone = answer->decision.pooled ? record->top_zone : record->zone;
 	}
 	else
 	{
@@ -156,7 +153,7 @@ answer_feature(const GnQuestion *question, const GnRecord *record,
 			gn_entitlement_resolve(NULL, record->state, NULL, NULL, NULL);
 	}
 	if (answer->counted)
-		find_period(record, question->at, answer);
+		find_period(question->at, answer);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -198,6 +195,8 @@ gn_entitlement_answer_from(const GnRecord *record, const GnQuestion *question,
 		read_usage(answers, *count);
 	if (with_usage && !question->as_of)
 		gn_gauges_read(question, answers, *count);
+	if (with_usage)
+		gn_credit_answers(answers, *count, question);
 	return answers;
 }
 

@@ -107,6 +107,10 @@ gn_read_setting(uint64 row, int first, GnSetting *setting)
 	datum = column(row, first + 5, &isnull);
 	if (!isnull)
 		setting->value = DatumGetJsonbPCopy(datum);
+	datum = column(row, first + 6, &isnull);
+	setting->rollover = isnull ? 0 : DatumGetInt64(datum);
+	datum = column(row, first + 7, &isnull);
+	setting->priority = isnull ? 0 : DatumGetInt32(datum);
 	return true;
 }
 
@@ -173,11 +177,11 @@ read_feature(GnFeature *feature, uint64 row)
 	feature->kind = word_of(kinds, lengthof(kinds), row, 3);
 	feature->fold = word_of(folds, lengthof(folds), row, 4);
 	feature->inherit = word_of(inherits, lengthof(inherits), row, 5);
-	feature->has_default = gn_read_setting(row, 6, &feature->fallback);
-	feature->tier = word_of(tiers, lengthof(tiers), row, 12);
-	feature->shards = DatumGetInt32(column(row, 13, &isnull));
-	read_thresholds(feature, row, 14);
-	feature->gauged = DatumGetBool(column(row, 15, &isnull));
+	feature->has_default = gn_read_setting(row, 10, &feature->fallback);
+	feature->tier = word_of(tiers, lengthof(tiers), row, 6);
+	feature->shards = DatumGetInt32(column(row, 7, &isnull));
+	read_thresholds(feature, row, 8);
+	feature->gauged = DatumGetBool(column(row, 9, &isnull));
 }
 
 static uint32
@@ -234,11 +238,10 @@ static GnCatalogue *
 read_catalogue(void)
 {
 	static GnQuery query = GN_QUERY_NOARGS(
-		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, " GN_SETTING_COLUMNS(
-			"f.fallback") ", f.tier, f.shards, f.thresholds,"
-						  " EXISTS (SELECT FROM _grownext.entitlement_gauge AS g"
-						  " WHERE g.feature_id = f.id)"
-						  " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
+		"SELECT f.id, f.feature, f.kind, f.fold, f.inherit, f.tier, f.shards,"
+		" f.thresholds, EXISTS (SELECT FROM _grownext.entitlement_gauge AS g"
+		" WHERE g.feature_id = f.id), " GN_SETTING_COLUMNS(
+			"f.fallback") " FROM _grownext.entitlement_feature AS f ORDER BY f.id");
 	MemoryContext memory =
 		AllocSetContextCreate(CurrentMemoryContext, "grownext catalogue",
 							  ALLOCSET_DEFAULT_SIZES);

@@ -50,10 +50,10 @@ extern const GnCatalogue *gn_catalogue_cached(void);
 extern const GnFeature *
 gn_catalogue_find(const GnCatalogue *catalogue, const char *name, size_t len);
 
-/* A setting from six columns of a row, from column first on; false if it is null. */
+/* A setting from eight columns of a row, from column first on; false if it is null. */
 #define GN_SETTING_COLUMNS(x)                                                          \
 	"(" x ").enabled, (" x ").quota, (" x ").period, (" x ").billing_anchor, (" x      \
-	").soft, (" x ").value"
+	").soft, (" x ").value, (" x ").rollover, (" x ").priority"
 extern bool gn_read_setting(uint64 row, int first, GnSetting *setting);
 
 #endif

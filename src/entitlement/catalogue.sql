@@ -50,16 +50,13 @@ BEGIN
     IF feature IS NULL OR feature !~ '^[a-z0-9_]+(\.[a-z0-9_]+)*$' OR length(feature) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('feature name "%s" is not valid', coalesce(feature, 'NULL')),
             HINT = 'Write a dotted name of a-z, 0-9 and "_", such as "reports.export".';
-    ELSIF kind = 'credit' THEN
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('features of kind %s are not supported by this version', kind),
-            HINT = 'Use a metered feature with period never, or a limit.';
-    ELSIF kind IS NULL OR kind <> ALL ('{boolean,limit,config,metered,seats}') THEN
+    ELSIF kind IS NULL OR kind <> ALL ('{boolean,limit,config,metered,credit,seats}') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('kind "%s" does not exist', coalesce(kind, 'NULL')),
-            HINT = 'Use boolean, limit, config, metered or seats.';
+            HINT = 'Use boolean, limit, config, metered, credit or seats.';
     ELSIF NOT EXISTS (SELECT FROM _grownext.entitlement_product AS p WHERE p.product = feature_define.product) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('product "%s" does not exist', coalesce(product, 'NULL')),
             HINT = format('SELECT grownext.product_define(%L, name);', coalesce(product, 'product'));
-    ELSIF kind <> 'metered' AND options ? 'period' THEN
+    ELSIF kind NOT IN ('metered', 'credit') AND options ? 'period' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is of kind %s and has no period', feature, kind);
     END IF;
     IF kind <> 'metered' AND options ?| '{tier,shards}' THEN
@@ -74,13 +71,14 @@ BEGIN
             HINT = 'Between 2 and 256.';
     END IF;
     -- the first one is the rule if none is named
-    folds := CASE kind WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' WHEN 'limit' THEN '{max,sum}' ELSE '{sum,max}' END;
+    folds := CASE kind WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' WHEN 'limit' THEN '{max,sum}'
+        WHEN 'credit' THEN '{sum}' ELSE '{sum,max}' END;
     IF options ->> 'fold' <> ALL (folds) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" cannot be folded by "%s"', feature, options ->> 'fold'),
             HINT = format('For kind %s: %s.', kind, array_to_string(folds, ', '));
     END IF;
 
-    IF options ->> 'inherit' <> ALL ('{own,parent,pool}'::text[]) OR options ->> 'inherit' = 'pool' AND kind <> 'metered' THEN
+    IF options ->> 'inherit' <> ALL ('{own,parent,pool}'::text[]) OR options ->> 'inherit' = 'pool' AND kind NOT IN ('metered', 'credit') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" cannot be inherited by "%s"', feature, options ->> 'inherit'),
             HINT = 'Use own, parent, or, for what is counted, pool.';
     END IF;
@@ -106,7 +104,7 @@ BEGIN
     new.fallback := NULL;
     IF options ? 'default' THEN
         new.fallback := _grownext.entitlement_value(new, options -> 'default');
-    ELSIF kind = 'metered' THEN
+    ELSIF kind IN ('metered', 'credit') THEN
         PERFORM _grownext.entitlement_value(new, '0');  -- refuses a period that there is not
     END IF;
     IF old.id IS NULL THEN
@@ -128,7 +126,7 @@ BEGIN
         jsonb_build_object('feature', feature, 'product', product, 'kind', kind, 'options', options));
 END
 $$;
-COMMENT ON FUNCTION grownext.feature_define(text, text, text, jsonb) IS 'Defines a feature of kind boolean, limit, config or metered.';
+COMMENT ON FUNCTION grownext.feature_define(text, text, text, jsonb) IS 'Defines a feature of kind boolean, limit, config, metered or credit.';
 
 -- The version that is free now, or NULL.
 CREATE OR REPLACE FUNCTION _grownext.entitlement_free_version() RETURNS int

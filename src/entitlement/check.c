@@ -181,7 +181,7 @@ is_entitled(Site *site, const pg_uuid_t *tenant, const text *feature)
 	if (id < 0 || id >= record->count)
 		return false;
 	flags = record->flags[id];
-	if (flags & GN_FLAG_ALLOWED && flags & GN_FLAG_COUNTED)
+	if (flags & GN_FLAG_BALANCE || (flags & GN_FLAG_ALLOWED && flags & GN_FLAG_COUNTED))
 		return counted_answer(tenant, name, length);
 	return (flags & GN_FLAG_ALLOWED) != 0;
 }

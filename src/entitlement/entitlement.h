@@ -6,6 +6,7 @@
 
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "pgtime.h"
 #include "utils/uuid.h"
 
 #include "core/component.h"
@@ -28,10 +29,11 @@ typedef struct GnAnswer
 	const char *feature;
 	const GnFeature *known; /* NULL: there is no such feature */
 	GnDecision decision;
-	bool counted;     /* metered and decided: what follows is of meaning */
+	bool counted;     /* metered or credit, and decided: what follows is of meaning */
 	pg_uuid_t holder; /* the tenant at which it is counted */
+	pg_tz *zone;      /* of its days and months */
 	TimestampTz period_start;
-	TimestampTz period_end;
+	TimestampTz period_end; /* of credit: when the next is granted */
 	int64 used;
 	bool gauged;   /* used is told, and has no say in the decision */
 	GnStamp stamp; /* of what it rests on, usage apart */

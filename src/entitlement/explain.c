@@ -60,6 +60,40 @@ append_instant(StringInfo json, const char *key, TimestampTz instant)
 											TIMESTAMPTZOID, NULL));
 }
 
+static void
+append_recurring(StringInfo json, const GnSetting *setting)
+{
+	if (setting->unlimited)
+		appendStringInfoString(json, "{\"amount\": \"unlimited\"");
+	else
+		appendStringInfo(json, "{\"amount\": " INT64_FORMAT, setting->quota);
+	appendStringInfo(json,
+					 ", \"period\": \"%s\", \"rollover\": " INT64_FORMAT
+					 ", \"priority\": %d}",
+					 setting->billing_anchor ? "billing"
+											 : gn_period_name(setting->period),
+					 setting->rollover, setting->priority);
+}
+
+/* Of a balance: the sum of the grants in force, what of it is burnt, what is left. */
+static void
+append_balance(StringInfo json, const GnAnswer *answer)
+{
+	int64 remaining;
+
+	if (gn_entitlement_remaining(answer, &remaining))
+		appendStringInfo(json,
+						 ", \"quota\": " INT64_FORMAT ", \"remaining\": " INT64_FORMAT,
+						 answer->decision.setting.quota, remaining);
+	else
+		appendStringInfoString(json, ", \"quota\": \"unlimited\"");
+	appendStringInfo(json, ", \"used\": " INT64_FORMAT, answer->used);
+	append_instant(json, "resets_at", answer->period_end);
+	if (answer->decision.pooled)
+		appendStringInfo(json, ", \"counted_at\": \"%s\"",
+						 gn_uuid_text(&answer->holder));
+}
+
 void
 gn_append_setting(StringInfo json, const GnFeature *feature, const GnSetting *setting)
 {
@@ -70,6 +104,8 @@ gn_append_setting(StringInfo json, const GnFeature *feature, const GnSetting *se
 	else if (feature->kind == GN_KIND_CONFIG)
 		appendStringInfo(json, "{\"value\": %s}",
 						 setting->value ? gn_jsonb_text(setting->value) : "null");
+	else if (feature->kind == GN_KIND_CREDIT)
+		append_recurring(json, setting);
 	else
 	{
 		if (setting->unlimited)
@@ -192,6 +228,11 @@ append_answer(StringInfo json, const GnQuestion *question, const GnAnswer *answe
 						 gn_source_name(answer->decision.source));
 	if (answer->decision.reason)
 		appendStringInfo(json, ", \"reason\": \"%s\"", answer->decision.reason);
+	if (answer->counted && answer->known->kind == GN_KIND_CREDIT)
+	{
+		append_balance(json, answer);
+		return;
+	}
 	if (answer->known && answer->decision.decided)
 		append_says(json, answer->known, &answer->decision.setting);
 	if (answer->counted)

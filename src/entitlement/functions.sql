@@ -24,6 +24,7 @@ COMMENT ON FUNCTION _grownext.entitlement_quota(text, jsonb) IS 'Reads a quota; 
 --   limit, seats 20, "unlimited", {"quota": 20}
 --   config      {"value": anything}
 --   metered     1000, "unlimited", {"quota": 1000, "period": "month", "soft": false}
+--   credit      1000, "unlimited", {"amount": 1000, "period": "month", "rollover": 0, "priority": 0}
 CREATE OR REPLACE FUNCTION _grownext.entitlement_value(definition _grownext.entitlement_feature, value jsonb) RETURNS _grownext.entitlement_setting
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -43,7 +44,8 @@ BEGIN
         RETURN setting;
     END IF;
 
-    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' WHEN 'seats' THEN '{quota}' ELSE '{quota,period,soft}' END;
+    keys := CASE definition.kind WHEN 'config' THEN '{value}'::text[] WHEN 'limit' THEN '{quota}' WHEN 'seats' THEN '{quota}'
+        WHEN 'credit' THEN '{amount,period,rollover,priority}' ELSE '{quota,period,soft}' END;
     IF jsonb_typeof(value) = 'object' AND value - keys <> '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('unknown key "%s" for "%s"', (SELECT min(k) FROM jsonb_object_keys(value - keys) AS k), definition.feature),
@@ -57,11 +59,25 @@ BEGIN
         RETURN setting;
     END IF;
 
-    setting.quota := _grownext.entitlement_quota(definition.feature, CASE jsonb_typeof(value) WHEN 'object' THEN value -> 'quota' ELSE value END);
-    IF definition.kind = 'metered' THEN
-        IF jsonb_typeof(value) = 'object' THEN
+    setting.quota := _grownext.entitlement_quota(definition.feature, CASE jsonb_typeof(value) WHEN 'object' THEN value -> keys[1] ELSE value END);
+    IF definition.kind = 'credit' AND jsonb_typeof(value) = 'object' THEN
+        PERFORM _grownext.core_check_options(value, '{"amount":"any","period":"string","rollover":"number","priority":"number"}');
+        IF (value -> 'rollover')::numeric <> trunc((value -> 'rollover')::numeric)
+           OR (value -> 'rollover')::numeric NOT BETWEEN 0 AND 9223372036854775807
+           OR (value -> 'priority')::numeric <> trunc((value -> 'priority')::numeric)
+           OR (value -> 'priority')::numeric NOT BETWEEN -2147483648 AND 2147483647 THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('rollover or priority of "%s" is not valid', definition.feature),
+                HINT = 'rollover is a whole number from 0, priority one that fits an integer.';
+        END IF;
+        setting.rollover := (value -> 'rollover')::bigint;
+        setting.priority := (value -> 'priority')::int;
+    END IF;
+    IF definition.kind IN ('metered', 'credit') THEN
+        IF definition.kind = 'metered' AND jsonb_typeof(value) = 'object' THEN
             PERFORM _grownext.core_check_options(value, '{"quota":"any","period":"string","soft":"boolean"}');
             setting.soft := coalesce((value ->> 'soft')::boolean, false);
+        END IF;
+        IF jsonb_typeof(value) = 'object' THEN
             period := value ->> 'period';
         END IF;
         period := coalesce(period, definition.options ->> 'period', 'month');
@@ -142,7 +158,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a grant must end after it begins';
     ELSIF is_addition AND (user_id IS NOT NULL OR (SELECT count(*) FROM jsonb_object_keys(value)) > 1) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'an addition is {"add": number}, for a whole tenant';
-    ELSIF user_id IS NOT NULL AND definition.kind IN ('metered', 'seats') THEN
+    ELSIF user_id IS NOT NULL AND definition.kind IN ('metered', 'credit', 'seats') THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = format('"%s" is counted by tenant and cannot be granted to a user', feature);
     END IF;
     PERFORM _grownext.tenant_lock(tenant_id);
@@ -189,6 +205,9 @@ DECLARE
 BEGIN
     SELECT * INTO override FROM _grownext.entitlement_override AS o WHERE o.id = entitlement_revoke.id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
+        IF _grownext.entitlement_credit_void(id) THEN
+            RETURN;
+        END IF;
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('grant "%s" does not exist', coalesce(id::text, 'NULL'));
     ELSIF override.revoked_at IS NOT NULL THEN
         RETURN;
@@ -201,7 +220,7 @@ BEGIN
                                     before, _grownext.entitlement_override_json(id));
 END
 $$;
-COMMENT ON FUNCTION grownext.entitlement_revoke(uuid) IS 'Ends a grant or a block.';
+COMMENT ON FUNCTION grownext.entitlement_revoke(uuid) IS 'Ends a grant or a block; of a grant of credit, voids what is left.';
 
 -- Questions -----------------------------------------------------------------
 

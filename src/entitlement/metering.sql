@@ -51,11 +51,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_units(numeric) IS 'A sum of units, as far as it fits.';
 
--- All that was counted, by quarter of an hour: folded, not folded, not even counted yet.
+-- All that was counted, by quarter of an hour: folded, not folded, burnt, not even
+-- counted yet.
 CREATE OR REPLACE VIEW _grownext.entitlement_usage_history AS
     SELECT s.tenant_id, s.feature_id, s.period, s.period_start, s.slot_start, s.amount FROM _grownext.entitlement_usage_slot AS s
     UNION ALL
     SELECT l.tenant_id, l.feature_id, l.period, l.period_start, pg_catalog.date_bin('15 minutes', l.at, '2000-01-01 00:00Z'), l.amount FROM _grownext.entitlement_ledger AS l
+    UNION ALL
+    SELECT b.tenant_id, b.feature_id, 'never', '-infinity'::timestamptz, pg_catalog.date_bin('15 minutes', b.at, '2000-01-01 00:00Z'), b.amount FROM _grownext.entitlement_burn AS b
     UNION ALL
     SELECT e.tenant_id, e.feature_id, e.period, e.period_start, pg_catalog.date_bin('15 minutes', e.at, '2000-01-01 00:00Z'), e.amount FROM _grownext.entitlement_usage_event AS e;
 COMMENT ON VIEW _grownext.entitlement_usage_history IS 'What of each counter was used in which quarter of an hour.';
@@ -89,6 +92,14 @@ BEGIN
           JOIN _grownext.tenant_tenant AS t ON t.id = u.tenant_id
          WHERE u.shard = 0 AND u.period_start < until AND u.period_end > since
            AND (scope IS NULL OR u.tenant_id = scope)
+           AND (named IS NULL OR f.feature = named)
+         UNION ALL
+        -- what is burnt of a balance has no period and no one quota
+        SELECT b.tenant_id, b.feature_id, f.feature, 'never', '-infinity', NULL, t.time_zone
+          FROM _grownext.entitlement_balance AS b
+          JOIN _grownext.entitlement_feature AS f ON f.id = b.feature_id
+          JOIN _grownext.tenant_tenant AS t ON t.id = b.tenant_id
+         WHERE (scope IS NULL OR b.tenant_id = scope)
            AND (named IS NULL OR f.feature = named)
     ), slot AS (
         -- from the first unit of the period on: the running sum needs them
@@ -146,8 +157,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_ledger_fold(int) IS 'Folds that many lines of the ledger into quarters of an hour; returns how many there were.';
 
--- Counts what the soft tier wrote, folds the ledger, and forgets answers to idempotency
--- keys after 30 days and limits whose tables were dropped.
+-- Counts what the soft tier wrote, folds the ledger, expires reservations, and forgets
+-- answers to idempotency keys after 30 days and limits whose tables were dropped.
 CREATE OR REPLACE FUNCTION _grownext.entitlement_tick(now timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -170,7 +181,8 @@ BEGIN
          WHERE o.created_at < now - interval '30 days' ORDER BY o.created_at LIMIT batch FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS removed = ROW_COUNT;
     PERFORM _grownext.entitlement_gauge_forget();
-    RETURN now + CASE WHEN events OR removed = batch OR folded = batch THEN interval '1 second' ELSE interval '10 seconds' END;
+    RETURN least(_grownext.entitlement_reservation_tick(now),
+                 now + CASE WHEN events OR removed = batch OR folded = batch THEN interval '1 second' ELSE interval '10 seconds' END);
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_tick(timestamptz) IS 'One pass of background work; returns when the next is due.';

@@ -46,6 +46,8 @@ flags_of(const GnFeature *feature, const GnDecision *decision)
 	if (feature->kind == GN_KIND_METERED && decision->decided &&
 		decision->setting.enabled)
 		flags |= GN_FLAG_COUNTED;
+	if (decision->by_balance)
+		flags |= GN_FLAG_BALANCE;
 	return flags;
 }
 
@@ -80,14 +82,7 @@ decide(GnRecord *record, const GnReading *reading, const GnRecord *parent)
 
 		*decision = gn_entitlement_resolve(feature, reading->state,
 										   reading->candidates[id], above, NULL);
-		if (decision->setting.value)
-		{
-			Jsonb *value = decision->setting.value;
-
-			decision->setting.value =
-				MemoryContextAlloc(record->memory, VARSIZE(value));
-			memcpy(decision->setting.value, value, VARSIZE(value));
-		}
+		gn_decision_own(decision, record->memory);
 		record->flags[id] = flags_of(feature, decision);
 	}
 }

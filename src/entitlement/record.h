@@ -22,6 +22,7 @@ typedef struct GnRecordKey
 /* What entitled() needs of a feature. */
 #define GN_FLAG_ALLOWED 1
 #define GN_FLAG_COUNTED 2 /* the counter has a say, too */
+#define GN_FLAG_BALANCE 4 /* the balance alone decides */
 
 /* What a check reads comes first. */
 typedef struct GnRecord

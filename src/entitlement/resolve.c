@@ -209,10 +209,9 @@ from_parent(const GnDecision *parent, bool pooled)
 	return decision;
 }
 
-GnDecision
-gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant,
-					   const GnCandidate *candidates, const GnDecision *parent,
-					   GnTrace *trace)
+static GnDecision
+decide(const GnFeature *feature, GnTenantState tenant, const GnCandidate *candidates,
+	   const GnDecision *parent, GnTrace *trace)
 {
 	const GnCandidate *candidate;
 	GnSetting folded;
@@ -247,4 +246,87 @@ gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant,
 	if (step(trace, "default", feature->has_default, NULL))
 		return decided_by(feature, GN_SOURCE_DEFAULT, &feature->fallback);
 	return denied(GN_SOURCE_NONE, "not_included");
+}
+
+/* Credits: what grants them is not folded, each source grants its own. */
+static void
+add_recurring(GnDecision *decision, const pg_uuid_t *source, const GnSetting *setting,
+			  int quantity)
+{
+	GnRecurring *recurring = &decision->recurring[decision->recurring_count++];
+
+	*recurring = (GnRecurring){.setting = *setting};
+	if (source)
+		recurring->source = *source;
+	recurring->setting.quota = saturating_multiply(setting->quota, quantity);
+	recurring->setting.rollover = saturating_multiply(setting->rollover, quantity);
+}
+
+/*
+ * Whether the balance decides: not if somebody denied the feature. What was inherited
+ * knows already.
+ */
+static void
+find_recurring(const GnCandidate *candidates, GnDecision *decision)
+{
+	int count = 1;
+
+	if (decision->source == GN_SOURCE_PARENT)
+		return;
+	decision->by_balance =
+		decision->allowed ||
+		(decision->reason && strcmp(decision->reason, "not_included") == 0);
+	if (!decision->allowed)
+		return;
+	for (const GnCandidate *c = candidates; c; c = c->next)
+		count++;
+	decision->recurring = palloc(count * sizeof(GnRecurring));
+	if (decision->source == GN_SOURCE_FREE_BUNDLE ||
+		decision->source == GN_SOURCE_DEFAULT)
+		add_recurring(decision, NULL, &decision->setting, 1);
+	else if (decision->source != GN_SOURCE_SUBSCRIPTION)
+	{
+		const GnCandidate *candidate = last_candidate(candidates, decision->source);
+
+		add_recurring(decision, &candidate->id, &candidate->setting, 1);
+	}
+	else
+	{
+		for (const GnCandidate *c = candidates; c; c = c->next)
+		{
+			if (c->source == GN_SOURCE_SUBSCRIPTION && c->setting.enabled)
+				add_recurring(decision, &c->id, &c->setting, c->quantity);
+		}
+	}
+}
+
+GnDecision
+gn_entitlement_resolve(const GnFeature *feature, GnTenantState tenant,
+					   const GnCandidate *candidates, const GnDecision *parent,
+					   GnTrace *trace)
+{
+	GnDecision decision = decide(feature, tenant, candidates, parent, trace);
+
+	if (feature && feature->kind == GN_KIND_CREDIT)
+		find_recurring(candidates, &decision);
+	return decision;
+}
+
+void
+gn_decision_own(GnDecision *decision, MemoryContext memory)
+{
+	if (decision->setting.value)
+	{
+		Jsonb *value = decision->setting.value;
+
+		decision->setting.value =
+			memcpy(MemoryContextAlloc(memory, VARSIZE(value)), value, VARSIZE(value));
+	}
+	if (decision->recurring_count > 0)
+	{
+		size_t size = decision->recurring_count * sizeof(GnRecurring);
+
+		decision->recurring =
+			memcpy(MemoryContextAlloc(memory, size), decision->recurring, size);
+	}
 }

@@ -44,10 +44,19 @@ typedef struct GnSetting
 	bool billing_anchor;
 	bool soft;
 	GnPeriod period;
-	int64 quota;        /* limit, metered, seats; of no meaning if unlimited */
+	int64 quota;        /* all but boolean and config; of no meaning if unlimited */
 	TimestampTz anchor; /* of the subscription; read if billing_anchor */
 	Jsonb *value;       /* config; else NULL */
+	int64 rollover;     /* credit: of what a period leaves, the next keeps at most */
+	int priority;       /* credit: lower is burnt first */
 } GnSetting;
+
+/* What grants credit anew in each period. */
+typedef struct GnRecurring
+{
+	pg_uuid_t source; /* subscription or grant; zero: free bundle or default */
+	GnSetting setting;
+} GnRecurring;
 
 /* In the order in which they decide. */
 typedef enum GnSource
@@ -118,6 +127,9 @@ typedef struct GnDecision
 	GnSource source;
 	const char *reason; /* NULL if allowed */
 	GnSetting setting;
+	bool by_balance; /* credit: what is granted decides, whoever granted it */
+	int recurring_count;
+	GnRecurring *recurring;
 } GnDecision;
 
 /* What the resolver looked at, rule by rule; for explain. */
@@ -132,6 +144,9 @@ typedef struct GnTrace
 		const GnCandidate *candidate; /* what decided, if it was one thing */
 	} steps[GN_TRACE_MAX];
 } GnTrace;
+
+/* Copies what a decision points to into the memory of whoever keeps it. */
+extern void gn_decision_own(GnDecision *decision, MemoryContext memory);
 
 extern const char *gn_source_name(GnSource source);
 extern const char *gn_kind_name(GnKind kind);

@@ -47,11 +47,13 @@ COMMENT ON TYPE grownext.subscription_effect IS 'What a change of a subscription
 -- reads. quota NULL with enabled: unlimited. Built by entitlement_value() alone.
 CREATE TYPE _grownext.entitlement_setting AS (
     enabled        boolean,  -- false: takes the feature away
-    quota          bigint,   -- limit, metered and seats
-    period         text,     -- metered: hour | day | week | month | year | never
-    billing_anchor boolean,  -- metered: periods count from the subscription's anchor, not the calendar
+    quota          bigint,   -- limit, metered and seats; credit: what each period grants
+    period         text,     -- metered and credit: hour | day | week | month | year | never
+    billing_anchor boolean,  -- metered and credit: periods count from the subscription's anchor, not the calendar
     soft           boolean,  -- metered: counts beyond the quota instead of denying
-    value          jsonb);   -- config
+    value          jsonb,    -- config
+    rollover       bigint,   -- credit: the most of a period's rest that the next one keeps
+    priority       int);     -- credit: lower is burnt first
 
 -- The catalogue -------------------------------------------------------------
 
@@ -93,7 +95,7 @@ CREATE TABLE _grownext.entitlement_feature (
     CONSTRAINT entitlement_feature_shards_chk CHECK (shards BETWEEN 2 AND 256),
     CONSTRAINT entitlement_feature_thresholds_chk CHECK (cardinality(thresholds) <= 8),
     CONSTRAINT entitlement_feature_fold_chk CHECK (fold = ANY (CASE kind
-        WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' ELSE '{max,sum}' END))
+        WHEN 'boolean' THEN '{any}'::text[] WHEN 'config' THEN '{last}' WHEN 'credit' THEN '{sum}' ELSE '{max,sum}' END))
 );
 CREATE INDEX entitlement_feature_product_idx ON _grownext.entitlement_feature (product);
 COMMENT ON TABLE _grownext.entitlement_feature IS 'Features, of which the application asks.';
@@ -361,3 +363,112 @@ CREATE TABLE _grownext.entitlement_usage_key (
 CREATE INDEX entitlement_usage_key_created_at_idx ON _grownext.entitlement_usage_key (created_at);
 COMMENT ON TABLE _grownext.entitlement_usage_key IS 'Answers to consumes and returns that carried an idempotency key.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_key', '');
+
+-- Credits -------------------------------------------------------------------
+
+-- One row per balance, locked by whoever burns or refunds, so that grants need no order
+-- of locks and a denial is never an artefact of one.
+CREATE TABLE _grownext.entitlement_balance (
+    tenant_id  uuid   NOT NULL,
+    feature_id int    NOT NULL,
+    burnt      bigint NOT NULL DEFAULT 0,
+    CONSTRAINT entitlement_balance_pkey PRIMARY KEY (tenant_id, feature_id),
+    CONSTRAINT entitlement_balance_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES _grownext.tenant_tenant (id),
+    CONSTRAINT entitlement_balance_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id),
+    CONSTRAINT entitlement_balance_burnt_chk CHECK (burnt >= 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _grownext.entitlement_balance IS 'What a tenant burnt of a credit feature, refunds taken off.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_balance', '');
+
+-- Amounts never change: more is another grant, so a balance can be told of any instant.
+CREATE TABLE _grownext.entitlement_credit (
+    id              uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id       uuid        NOT NULL,
+    feature_id      int         NOT NULL,
+    origin          text        NOT NULL,
+    source_id       uuid,
+    period_start    timestamptz,
+    step            int         NOT NULL DEFAULT 0,
+    amount          bigint,
+    burnt           bigint      NOT NULL DEFAULT 0,
+    priority        int         NOT NULL,
+    valid_from      timestamptz NOT NULL,
+    expires_at      timestamptz NOT NULL DEFAULT 'infinity',
+    reason          text,
+    idempotency_key text        COLLATE "C",
+    created_at      timestamptz NOT NULL,
+    created_by      text,
+    voided_at       timestamptz,
+    CONSTRAINT entitlement_credit_pkey PRIMARY KEY (id),
+    CONSTRAINT entitlement_credit_period_key UNIQUE (tenant_id, feature_id, source_id, period_start, origin, step),
+    CONSTRAINT entitlement_credit_idempotency_key UNIQUE (tenant_id, idempotency_key),
+    CONSTRAINT entitlement_credit_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES _grownext.tenant_tenant (id),
+    CONSTRAINT entitlement_credit_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES _grownext.entitlement_feature (id),
+    CONSTRAINT entitlement_credit_origin_chk CHECK (origin IN ('grant', 'period', 'rollover')),
+    CONSTRAINT entitlement_credit_source_id_chk CHECK ((origin = 'grant') = (source_id IS NULL) AND (source_id IS NULL) = (period_start IS NULL)),
+    CONSTRAINT entitlement_credit_amount_chk CHECK (amount > 0 AND (amount IS NOT NULL OR origin = 'period')),
+    CONSTRAINT entitlement_credit_burnt_chk CHECK (burnt >= 0 AND burnt <= amount),
+    CONSTRAINT entitlement_credit_valid_chk CHECK (valid_from < expires_at)
+) WITH (fillfactor = 50);
+CREATE INDEX entitlement_credit_expires_at_idx ON _grownext.entitlement_credit (tenant_id, feature_id, expires_at);
+COMMENT ON TABLE _grownext.entitlement_credit IS 'Grants of credit: given once, or by a subscription for a period.';
+COMMENT ON COLUMN _grownext.entitlement_credit.origin IS 'grant: by credit_grant(); period: of a subscription, grant, free bundle or default; rollover: the rest of its period before.';
+COMMENT ON COLUMN _grownext.entitlement_credit.source_id IS 'The subscription or entitlement_grant(); zero: free bundle or default. Counts only while that entitles.';
+COMMENT ON COLUMN _grownext.entitlement_credit.step IS 'Above 0: what a change within the period added.';
+COMMENT ON COLUMN _grownext.entitlement_credit.amount IS 'NULL: unlimited.';
+COMMENT ON COLUMN _grownext.entitlement_credit.burnt IS 'The sum of its lines in entitlement_burn.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_credit', '');
+
+CREATE SEQUENCE _grownext.entitlement_burn_id AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_burn_id', '');
+
+-- The receipts. No foreign keys: each would lock rows at every consume.
+CREATE TABLE _grownext.entitlement_burn (
+    tenant_id      uuid        NOT NULL,
+    feature_id     int         NOT NULL,
+    id             bigint      NOT NULL, -- from _grownext.core_nextval()
+    credit_id      uuid        NOT NULL,
+    amount         bigint      NOT NULL,
+    returned       bigint      NOT NULL DEFAULT 0,
+    refund_of      bigint,
+    reservation_id uuid,
+    at             timestamptz NOT NULL,
+    CONSTRAINT entitlement_burn_pkey PRIMARY KEY (tenant_id, feature_id, id),
+    CONSTRAINT entitlement_burn_amount_chk CHECK (amount <> 0 AND (amount < 0) = (refund_of IS NOT NULL)),
+    CONSTRAINT entitlement_burn_returned_chk CHECK (returned >= 0 AND returned <= greatest(amount, 0))
+);
+CREATE INDEX entitlement_burn_credit_id_idx ON _grownext.entitlement_burn (credit_id);
+CREATE INDEX entitlement_burn_reservation_id_idx ON _grownext.entitlement_burn (reservation_id) WHERE reservation_id IS NOT NULL;
+COMMENT ON TABLE _grownext.entitlement_burn IS 'What was burnt of which grant of credit, and, below zero, refunded.';
+COMMENT ON COLUMN _grownext.entitlement_burn.returned IS 'How much of the line was refunded.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_burn', '');
+
+-- Reservations --------------------------------------------------------------
+
+-- No foreign keys to tenant and feature, as for the keys.
+CREATE TABLE _grownext.entitlement_reservation (
+    id              uuid        NOT NULL,
+    tenant_id       uuid        NOT NULL,
+    feature_id      int         NOT NULL,
+    holder_id       uuid        NOT NULL,
+    period          text,
+    period_start    timestamptz,
+    amount          bigint      NOT NULL,
+    ttl             interval    NOT NULL,
+    idempotency_key text        COLLATE "C",
+    state           text        NOT NULL DEFAULT 'open',
+    committed       bigint,
+    expires_at      timestamptz NOT NULL,
+    created_at      timestamptz NOT NULL,
+    CONSTRAINT entitlement_reservation_pkey PRIMARY KEY (id),
+    CONSTRAINT entitlement_reservation_idempotency_key UNIQUE (tenant_id, idempotency_key),
+    CONSTRAINT entitlement_reservation_amount_chk CHECK (amount > 0 AND committed > 0),
+    CONSTRAINT entitlement_reservation_period_chk CHECK ((period IS NULL) = (period_start IS NULL)),
+    CONSTRAINT entitlement_reservation_state_chk CHECK (state IN ('open', 'committed', 'released', 'expired') AND (state = 'committed') = (committed IS NOT NULL))
+);
+CREATE INDEX entitlement_reservation_open_idx ON _grownext.entitlement_reservation (holder_id, feature_id, expires_at) WHERE state = 'open';
+CREATE INDEX entitlement_reservation_expires_at_idx ON _grownext.entitlement_reservation (expires_at);
+COMMENT ON TABLE _grownext.entitlement_reservation IS 'Units taken for a while: committed, released, or given back when they expire.';
+COMMENT ON COLUMN _grownext.entitlement_reservation.holder_id IS 'The tenant at which they are counted: of a pool, the topmost.';
+COMMENT ON COLUMN _grownext.entitlement_reservation.period IS 'With period_start, the counter that they came from; NULL for credits, whose receipt says it.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_reservation', '');

@@ -39,6 +39,11 @@ BEGIN
         PERFORM _grownext.entitlement_check_seats(tenant_id);
     ELSIF event = 'tenant.purged' THEN
         DELETE FROM _grownext.entitlement_usage_key AS k WHERE k.tenant_id = entitlement_tenant_reaction.tenant_id;
+        DELETE FROM _grownext.entitlement_reservation AS r
+         WHERE entitlement_tenant_reaction.tenant_id IN (r.tenant_id, r.holder_id);
+        DELETE FROM _grownext.entitlement_burn AS b WHERE b.tenant_id = entitlement_tenant_reaction.tenant_id;
+        DELETE FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = entitlement_tenant_reaction.tenant_id;
+        DELETE FROM _grownext.entitlement_balance AS b WHERE b.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage_event AS e WHERE e.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_ledger AS l WHERE l.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage_slot AS s WHERE s.tenant_id = entitlement_tenant_reaction.tenant_id;

@@ -18,6 +18,8 @@
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
+#include "entitlement/credit.h"
+#include "entitlement/reservation.h"
 #include "entitlement/usage.h"
 
 /* How far the clocks of recorders may be ahead. */
@@ -67,18 +69,18 @@ call_arguments(FunctionCallInfo fcinfo, const char *operation, int tenant)
 	return call;
 }
 
-static GnUsageCall
-usage_arguments(FunctionCallInfo fcinfo, const char *operation)
+GnUsageCall
+gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key)
 {
-	GnUsageCall call = call_arguments(fcinfo, operation, 3);
+	GnUsageCall call = call_arguments(fcinfo, operation, key + 1);
 
-	call.key = key_argument(fcinfo, 2);
+	call.key = key_argument(fcinfo, key);
 	return call;
 }
 
 /* As of the call's instant, with what was committed while we waited. */
-static GnAnswer *
-resolve_now(const GnUsageCall *call)
+GnAnswer *
+gn_usage_resolve(const GnUsageCall *call)
 {
 	pg_uuid_t user;
 	GnQuestion question = {
@@ -126,10 +128,12 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	int64 used;
 
 	call->now = gn_now();
-	answer = resolve_now(call);
+	answer = gn_usage_resolve(call);
 	*result = (GnUsageResult){.reason = answer->decision.reason};
 	if (answer->known == NULL)
 		return true; /* denied, with the reason; there is nothing to count */
+	if (answer->decision.by_balance)
+		return gn_credit_consume(call, answer, result);
 	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
@@ -142,11 +146,22 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	count = gn_counter_add(answer, call->operation, call->amount, call->now, &used);
 	if (count == GN_COUNT_AGAIN)
 		return false;
+	result->counter = gn_counter_of(answer);
+	if (count == GN_COUNT_DENIED &&
+		gn_reservation_reclaim(&answer->holder, answer->known->id, call) > 0)
+		return false;
 	describe_quota(answer, used, result);
 	result->allowed = count == GN_COUNT_DONE;
 	if (!result->allowed)
 		result->reason = "quota_exceeded";
 	return true;
+}
+
+void
+gn_usage_take(GnUsageCall *call, GnUsageResult *result)
+{
+	while (!try_consume(call, result))
+		CHECK_FOR_INTERRUPTS();
 }
 
 static void
@@ -158,23 +173,13 @@ consume(GnUsageCall *call, GnUsageResult *result)
 	gn_spi_begin(&spi);
 	if (!keyed || !gn_usage_key_answers(call, result))
 	{
-		while (!try_consume(call, result))
-			CHECK_FOR_INTERRUPTS();
+		gn_usage_take(call, result);
 		if (keyed && result->allowed)
 			gn_usage_key_answer(call, result);
 		else if (keyed)
 			gn_usage_key_drop(call);
 	}
 	gn_spi_end(&spi);
-}
-
-/* The tenant, or, for what is pooled, the topmost one. */
-static pg_uuid_t
-counted_at(const GnUsageCall *call)
-{
-	const GnAnswer *answer = resolve_now(call);
-
-	return answer->counted ? answer->holder : call->tenant;
 }
 
 /*
@@ -198,10 +203,16 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 					   TimestampTzGetDatum(call->now)};
 	GnCounter counter;
 	GnCounterState state;
+	GnAnswer *answer = gn_usage_resolve(call);
 	bool isnull;
 
+	if (answer->known && answer->known->kind == GN_KIND_CREDIT)
+	{
+		gn_credit_return(call, answer, result);
+		return;
+	}
 	*result = (GnUsageResult){.reason = "nothing_to_return"};
-	counter.tenant = counted_at(call);
+	counter.tenant = answer->counted ? answer->holder : call->tenant;
 	values[0] = UUIDPGetDatum(&counter.tenant);
 	if (gn_spi_execute(&query, values, NULL, false) != 1)
 		return;
@@ -243,7 +254,7 @@ return_units(const GnUsageCall *call, GnUsageResult *result)
 static const GnAnswer *
 resolve_counted(const GnUsageCall *call, GnUsageResult *result)
 {
-	const GnAnswer *answer = resolve_now(call);
+	const GnAnswer *answer = gn_usage_resolve(call);
 
 	*result = (GnUsageResult){.reason = answer->decision.reason};
 	if (answer->known && answer->known->kind != GN_KIND_METERED)
@@ -335,32 +346,38 @@ result_datum(FunctionCallInfo fcinfo, const GnUsageResult *result)
 Datum
 gn_usage_consume(PG_FUNCTION_ARGS)
 {
-	GnUsageCall call = usage_arguments(fcinfo, "consume");
+	GnUsageCall call = gn_usage_arguments(fcinfo, "consume", 2);
 	GnUsageResult result;
 
 	consume(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
+void
+gn_usage_refuse(const GnUsageCall *call, const GnUsageResult *result)
+{
+	if (strcmp(result->reason, "quota_exceeded") == 0)
+		ereport(ERROR, (errcode(GN_ERRCODE_QUOTA_EXCEEDED),
+						errmsg("the quota of \"%s\" is used up", call->feature),
+						errdetail("%lld of %lld are used, %lld more were asked for.",
+								  (long long) result->used, (long long) result->quota,
+								  (long long) call->amount)));
+	ereport(ERROR, (errcode(GN_ERRCODE_NOT_ENTITLED),
+					errmsg("the tenant is not entitled to \"%s\"",
+						   call->feature ? call->feature : ""),
+					errdetail("Reason: %s.", result->reason)));
+}
+
 /* SQL: grownext.usage_require(feature, amount, idempotency_key, tenant_id) */
 Datum
 gn_usage_require(PG_FUNCTION_ARGS)
 {
-	GnUsageCall call = usage_arguments(fcinfo, "consume");
+	GnUsageCall call = gn_usage_arguments(fcinfo, "consume", 2);
 	GnUsageResult result;
 
 	consume(&call, &result);
-	if (!result.allowed && strcmp(result.reason, "quota_exceeded") == 0)
-		ereport(ERROR, (errcode(GN_ERRCODE_QUOTA_EXCEEDED),
-						errmsg("the quota of \"%s\" is used up", call.feature),
-						errdetail("%lld of %lld are used, %lld more were asked for.",
-								  (long long) result.used, (long long) result.quota,
-								  (long long) call.amount)));
 	if (!result.allowed)
-		ereport(ERROR, (errcode(GN_ERRCODE_NOT_ENTITLED),
-						errmsg("the tenant is not entitled to \"%s\"",
-							   call.feature ? call.feature : ""),
-						errdetail("Reason: %s.", result.reason)));
+		gn_usage_refuse(&call, &result);
 	PG_RETURN_DATUM(result_datum(fcinfo, &result));
 }
 
@@ -368,7 +385,7 @@ gn_usage_require(PG_FUNCTION_ARGS)
 Datum
 gn_usage_return(PG_FUNCTION_ARGS)
 {
-	GnUsageCall call = usage_arguments(fcinfo, "return");
+	GnUsageCall call = gn_usage_arguments(fcinfo, "return", 2);
 	GnUsageResult result;
 
 	return_units(&call, &result);

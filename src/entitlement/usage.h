@@ -9,39 +9,15 @@
 
 typedef struct GnUsageCall
 {
-	const char *operation; /* consume | return | record */
+	const char *operation; /* consume | return | record | reserve | commit */
 	pg_uuid_t tenant;
 	char *feature; /* NULL was given: unknown */
 	int64 amount;
 	char *key; /* or NULL */
 	TimestampTz now;
-	bool as_of; /* records: now is when it was used */
+	bool as_of;                   /* records: now is when it was used */
+	const pg_uuid_t *reservation; /* that takes the units, or NULL */
 } GnUsageCall;
-
-typedef struct GnUsageResult
-{
-	bool allowed;
-	bool counted; /* the next four are of meaning */
-	int64 used;
-	bool unlimited;
-	int64 quota;
-	TimestampTz resets_at;
-	const char *reason; /* NULL if allowed */
-} GnUsageResult;
-
-/* Everything below runs between gn_spi_begin and gn_spi_end. */
-
-/* A column of the first row that the last query returned. */
-extern Datum gn_usage_column(int number, bool *isnull);
-
-/*
- * Takes the key for this call, waiting while another transaction holds it; true if
- * the result is there already. Then either the result is kept under it, or it is
- * dropped: denials are not remembered. An unknown feature has no keys.
- */
-extern bool gn_usage_key_answers(const GnUsageCall *call, GnUsageResult *result);
-extern void gn_usage_key_answer(const GnUsageCall *call, const GnUsageResult *result);
-extern void gn_usage_key_drop(const GnUsageCall *call);
 
 /*
  * Counters. A counter is what a tenant uses of a feature in one period; how its units
@@ -55,6 +31,45 @@ typedef struct GnCounter
 	GnPeriod period;
 	TimestampTz start;
 } GnCounter;
+
+typedef struct GnUsageResult
+{
+	bool allowed;
+	bool counted; /* the next four are of meaning */
+	int64 used;
+	bool unlimited;
+	int64 quota;
+	TimestampTz resets_at;
+	const char *reason; /* NULL if allowed */
+	bool credit;        /* of counter, tenant and feature only are of meaning */
+	GnCounter counter;  /* of meaning if allowed: where the units were taken from */
+} GnUsageResult;
+
+/* Everything below runs between gn_spi_begin and gn_spi_end. */
+
+/* A column of the first row that the last query returned. */
+extern Datum gn_usage_column(int number, bool *isnull);
+
+/* What is decided about the call's feature as of call->now, without its usage. */
+extern GnAnswer *gn_usage_resolve(const GnUsageCall *call);
+
+/* Takes the units, all or none; the key is the caller's business. */
+extern void gn_usage_take(GnUsageCall *call, GnUsageResult *result);
+
+/* The call of a SQL function: feature, amount, ..., key, tenant; and how it raises. */
+extern GnUsageCall
+gn_usage_arguments(FunctionCallInfo fcinfo, const char *operation, int key);
+extern void pg_attribute_noreturn()
+	gn_usage_refuse(const GnUsageCall *call, const GnUsageResult *result);
+
+/*
+ * Takes the key for this call, waiting while another transaction holds it; true if
+ * the result is there already. Then either the result is kept under it, or it is
+ * dropped: denials are not remembered. An unknown feature has no keys.
+ */
+extern bool gn_usage_key_answers(const GnUsageCall *call, GnUsageResult *result);
+extern void gn_usage_key_answer(const GnUsageCall *call, const GnUsageResult *result);
+extern void gn_usage_key_drop(const GnUsageCall *call);
 
 /* What a counter says after a change. */
 typedef struct GnCounterState

@@ -5,7 +5,7 @@ CREATE OR REPLACE VIEW grownext.product WITH (security_barrier) AS
 COMMENT ON VIEW grownext.product IS 'Products.';
 CREATE OR REPLACE VIEW grownext.feature WITH (security_barrier) AS
     SELECT f.feature, f.product, f.kind, f.fold, f.inherit, f.options -> 'default' AS "default",
-           CASE f.kind WHEN 'metered' THEN coalesce(f.options ->> 'period', 'month') END AS period,
+           CASE WHEN f.kind IN ('metered', 'credit') THEN coalesce(f.options ->> 'period', 'month') END AS period,
            f.description, f.created_at, f.updated_at
       FROM _grownext.entitlement_feature AS f;
 COMMENT ON VIEW grownext.feature IS 'Features.';
@@ -35,6 +35,23 @@ CREATE OR REPLACE VIEW grownext.usage_period WITH (security_barrier) AS
       JOIN _grownext.entitlement_feature AS f ON f.id = c.feature_id
      WHERE c.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
 COMMENT ON VIEW grownext.usage_period IS 'Usage by period, past ones too; without the rights of a service, the own tenant''s.';
+CREATE OR REPLACE VIEW grownext.credit WITH (security_barrier) AS
+    SELECT c.id, c.tenant_id, f.feature, c.origin, nullif(c.source_id, '00000000-0000-0000-0000-000000000000') AS source_id, c.amount, c.burnt,
+           CASE WHEN c.voided_at IS NULL AND c.expires_at > _grownext.core_now() THEN c.amount - c.burnt WHEN c.amount IS NOT NULL THEN 0 END AS remaining,
+           c.priority, nullif(c.valid_from, '-infinity') AS valid_from, nullif(c.expires_at, 'infinity') AS expires_at,
+           c.reason, c.created_at, c.created_by, c.voided_at
+      FROM _grownext.entitlement_credit AS c
+      JOIN _grownext.entitlement_feature AS f ON f.id = c.feature_id
+     WHERE c.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
+COMMENT ON VIEW grownext.credit IS 'Grants of credit with what is left, past ones too; without the rights of a service, the own tenant''s.';
+CREATE OR REPLACE VIEW grownext.reservation WITH (security_barrier) AS
+    SELECT r.id, r.tenant_id, f.feature, r.amount,
+           CASE WHEN r.state = 'open' AND r.expires_at <= _grownext.core_now() THEN 'expired' ELSE r.state END AS state,
+           r.committed, r.created_at, r.expires_at
+      FROM _grownext.entitlement_reservation AS r
+      JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id
+     WHERE r.tenant_id = grownext.current_tenant() OR (SELECT _grownext.tenant_sees_all());
+COMMENT ON VIEW grownext.reservation IS 'Reservations, closed ones for 30 days; without the rights of a service, the own tenant''s.';
 CREATE OR REPLACE VIEW grownext.product_entitlement WITH (security_barrier) AS
     SELECT t.id AS tenant_id, f.product, e.feature, e.kind, e.value, e.used, e.quota, e.remaining, e.resets_at, e.source
       FROM _grownext.tenant_tenant AS t
