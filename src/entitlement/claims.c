@@ -64,21 +64,33 @@ catalogue_version(const GnCatalogue *catalogue)
 }
 
 static void
+append_setting(StringInfo content, const GnSetting *setting)
+{
+	appendStringInfo(content, "%d%d%d%d %d " INT64_FORMAT, setting->enabled,
+					 setting->unlimited, setting->billing_anchor, setting->soft,
+					 setting->period, setting->quota);
+	if (setting->billing_anchor)
+		appendStringInfo(content, " " INT64_FORMAT, setting->anchor);
+	if (setting->value)
+		appendStringInfo(content, " %s", gn_jsonb_text(setting->value));
+}
+
+/* All that the record says of a feature; balances and counters are not in it. */
+static void
 append_decision(StringInfo content, const GnDecision *decision)
 {
-	const GnSetting *setting = &decision->setting;
-
 	appendStringInfo(content, "%d%d%d", decision->allowed, decision->decided,
 					 decision->pooled);
 	if (decision->decided)
+		append_setting(content, &decision->setting);
+	for (int i = 0; i < decision->recurring_count; i++)
 	{
-		appendStringInfo(content, "%d%d%d%d %d " INT64_FORMAT, setting->enabled,
-						 setting->unlimited, setting->billing_anchor, setting->soft,
-						 setting->period, setting->quota);
-		if (setting->billing_anchor)
-			appendStringInfo(content, " " INT64_FORMAT, setting->anchor);
-		if (setting->value)
-			appendStringInfo(content, " %s", gn_jsonb_text(setting->value));
+		const GnSetting *setting = &decision->recurring[i].setting;
+
+		appendStringInfoChar(content, ' ');
+		append_setting(content, setting);
+		appendStringInfo(content, " " INT64_FORMAT " %d", setting->rollover,
+						 setting->priority);
 	}
 	appendStringInfoChar(content, '\n');
 }
