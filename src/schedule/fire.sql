@@ -21,7 +21,7 @@ CREATE OR REPLACE FUNCTION _grownext.schedule_note(s _grownext.schedule_schedule
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO _grownext.schedule_fire (schedule, nominal_at, outcome, due_at, recorded_at, fired_at, job_id, detail, expires_at)
     VALUES (s.name, schedule_note.nominal_at, schedule_note.outcome,
-            CASE schedule_note.outcome WHEN 'manual' THEN schedule_note.nominal_at ELSE _grownext.schedule_due_at(s, schedule_note.nominal_at) END,
+            CASE schedule_note.outcome WHEN 'manual' THEN schedule_note.now ELSE _grownext.schedule_due_at(s, schedule_note.nominal_at) END,
             schedule_note.now, CASE WHEN schedule_note.job_id IS NOT NULL THEN schedule_note.now END, schedule_note.job_id,
             schedule_note.detail, schedule_note.now + s.retention)
 $$;
@@ -49,13 +49,14 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.schedule_open_jobs(bigint[]) IS 'Which of some jobs have no outcome yet.';
 
--- One nominal time that is due: fires it, or says why not. Returns the schedule as it is
--- afterwards, for the caller to store.
-CREATE OR REPLACE FUNCTION _grownext.schedule_fire_at(s _grownext.schedule_schedule, nominal_at timestamptz, now timestamptz) RETURNS _grownext.schedule_schedule
+-- One nominal time that is due: fires it, or says why not. One that waited for a job is
+-- late on purpose, not caught up. Returns the schedule as it is afterwards, for the caller
+-- to store.
+CREATE OR REPLACE FUNCTION _grownext.schedule_fire_at(s _grownext.schedule_schedule, nominal_at timestamptz, now timestamptz, waited boolean) RETURNS _grownext.schedule_schedule
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     late CONSTANT interval := now - _grownext.schedule_due_at(s, nominal_at);
-    kind CONSTANT text := CASE WHEN late > interval '1 minute' THEN 'caught_up' ELSE 'fired' END;
+    kind CONSTANT text := CASE WHEN late > interval '1 minute' AND NOT waited THEN 'caught_up' ELSE 'fired' END;
 BEGIN
     IF EXISTS (SELECT FROM _grownext.schedule_fire AS f WHERE f.schedule = s.name AND f.nominal_at = schedule_fire_at.nominal_at) THEN
         RETURN s; -- the clock was set back, or a backfill came first
@@ -86,7 +87,7 @@ BEGIN
     RETURN s;
 END
 $$;
-COMMENT ON FUNCTION _grownext.schedule_fire_at(_grownext.schedule_schedule, timestamptz, timestamptz) IS 'Fires one nominal time or writes why not.';
+COMMENT ON FUNCTION _grownext.schedule_fire_at(_grownext.schedule_schedule, timestamptz, timestamptz, boolean) IS 'Fires one nominal time or writes why not.';
 
 -- The last nominal time of a due schedule that is due itself.
 CREATE OR REPLACE FUNCTION _grownext.schedule_last_due(s _grownext.schedule_schedule, now timestamptz) RETURNS timestamptz
@@ -111,18 +112,23 @@ DECLARE
     window_start CONSTANT timestamptz := now - s.catch_up_window;
     last_due CONSTANT timestamptz := _grownext.schedule_last_due(s, now);
     nominal timestamptz := s.next_nominal_at;
+    inside timestamptz; -- the first nominal time that was due within the window
     most int := 100; -- of one schedule in one pass
 BEGIN
-    IF nominal < window_start THEN
-        PERFORM _grownext.schedule_miss(s, nominal, least(window_start, last_due + interval '1 microsecond'), now, 'outside the catch-up window');
-        nominal := (SELECT n FROM grownext.cron_next(s.cron, window_start - interval '1 microsecond', s.time_zone) AS n);
+    IF s.next_at < window_start THEN
+        inside := _grownext.schedule_cron_last(s.cron, nominal - interval '1 microsecond', window_start, s.time_zone);
+        IF _grownext.schedule_due_at(s, inside) < window_start THEN
+            inside := (SELECT n FROM grownext.cron_next(s.cron, inside, s.time_zone) AS n);
+        END IF;
+        PERFORM _grownext.schedule_miss(s, nominal, least(inside, last_due + interval '1 microsecond'), now, 'outside the catch-up window');
+        nominal := inside;
     END IF;
     IF s.catch_up = 'last' AND nominal < last_due THEN
         PERFORM _grownext.schedule_miss(s, nominal, last_due, now, 'a later time was due as well');
         nominal := last_due;
     END IF;
     WHILE nominal <= last_due AND most > 0 LOOP
-        s := _grownext.schedule_fire_at(s, nominal, now);
+        s := _grownext.schedule_fire_at(s, nominal, now, false);
         nominal := (SELECT n FROM grownext.cron_next(s.cron, nominal, s.time_zone) AS n);
         most := most - 1;
     END LOOP;
@@ -149,9 +155,7 @@ BEGIN
     END IF;
     DELETE FROM _grownext.schedule_fire AS f WHERE f.schedule = s.name AND f.nominal_at = nominal;
     s.buffered_at := NULL;
-    s := _grownext.schedule_fire_at(s, nominal, now);
-    UPDATE _grownext.schedule_fire AS f SET outcome = 'fired'
-     WHERE f.schedule = s.name AND f.nominal_at = nominal AND f.outcome = 'caught_up';
+    s := _grownext.schedule_fire_at(s, nominal, now, true);
     UPDATE _grownext.schedule_schedule AS x
        SET buffered_at = s.buffered_at, open_jobs = s.open_jobs, last_fired_at = s.last_fired_at, last_job_id = s.last_job_id,
            last_error = s.last_error, last_error_at = s.last_error_at
