@@ -26,11 +26,16 @@
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
-	&gn_core_component,        &gn_crypto_component,
-	&gn_queue_component,       &gn_audit_component,
-	&gn_schedule_component,    &gn_jwt_component,
-	&gn_account_component,     &gn_tenant_component,
-	&gn_session_component,     &gn_entitlement_component,
+	&gn_core_component,
+	&gn_crypto_component,
+	&gn_queue_component,
+	&gn_audit_component,
+	&gn_schedule_component,
+	&gn_jwt_component,
+	&gn_account_component,
+	&gn_tenant_component,
+	&gn_session_component,
+	&gn_entitlement_component,
 	NULL,
 };
 

@@ -132,8 +132,9 @@ take_value(Reader *r, int *value)
 		return refuse(r, "a value is missing");
 	*value = is_digit(*r->at) ? take_number(r) : take_name(r);
 	if (*value < 0)
-		return refuse(r, r->field->names ? "expected a number or a name of three letters"
-										 : "expected a number");
+		return refuse(r, r->field->names
+							 ? "expected a number or a name of three letters"
+							 : "expected a number");
 	if (*value < r->field->low || *value > r->field->high)
 		return refuse(r, "a value is out of range");
 	return true;
@@ -268,8 +269,8 @@ read_item(Reader *r)
 	{
 		if (!take_step(r, &step))
 			return false;
-		add_range(r, r->field->low,
-				  r->field == &fields[WEEKDAY] ? 6 : r->field->high, step);
+		add_range(r, r->field->low, r->field == &fields[WEEKDAY] ? 6 : r->field->high,
+				  step);
 		return true;
 	}
 	if (r->field == &fields[DAY] && take(r, 'L'))
@@ -362,7 +363,8 @@ read_fields(const char *text, const char *end, GnCron *cron, GnCronError *error)
 	return true;
 }
 
-/* "@every 1h30m": days, hours, minutes and seconds, each at most once, in that order. */
+/* "@every 1h30m": days, hours, minutes and seconds, each at most once, in that order.
+ */
 static bool
 read_every(Reader *r)
 {
@@ -420,8 +422,9 @@ read_macro(Reader *r)
 		const char *name;
 		const char *fields;
 	} macros[] = {
-		{"@yearly", "0 0 1 1 *"},  {"@annually", "0 0 1 1 *"}, {"@monthly", "0 0 1 * *"},
-		{"@weekly", "0 0 * * 0"},  {"@daily", "0 0 * * *"},    {"@midnight", "0 0 * * *"},
+		{"@yearly", "0 0 1 1 *"},  {"@annually", "0 0 1 1 *"},
+		{"@monthly", "0 0 1 * *"}, {"@weekly", "0 0 * * 0"},
+		{"@daily", "0 0 * * *"},   {"@midnight", "0 0 * * *"},
 		{"@hourly", "0 * * * *"},
 	};
 
@@ -434,9 +437,8 @@ read_macro(Reader *r)
 			return read_fields(expression, expression + strlen(expression), r->cron,
 							   r->error);
 	}
-	if (is_macro(r, "@every") &&
-		(r->end - r->at == (ptrdiff_t) strlen("@every") ||
-		 is_space(r->at[strlen("@every")])))
+	if (is_macro(r, "@every") && (r->end - r->at == (ptrdiff_t) strlen("@every") ||
+								  is_space(r->at[strlen("@every")])))
 	{
 		r->at += strlen("@every");
 		return read_every(r);

@@ -10,19 +10,19 @@
 
 typedef struct GnCron
 {
-	int64 every;              /* seconds, counted from 1970-01-01 UTC; 0: the fields */
-	uint64 seconds;           /* bits 0 to 59 */
-	uint64 minutes;           /* bits 0 to 59 */
-	uint32 hours;             /* bits 0 to 23 */
-	uint32 days;              /* bits 1 to 31 */
-	uint32 days_before_last;  /* bit n: n days before the last day of the month */
-	uint32 months;            /* bits 1 to 12 */
-	uint32 weekdays;          /* bits 0 (Sunday) to 6 */
-	uint32 nth_weekdays[6];   /* [n]: weekdays whose nth in the month counts */
-	uint32 last_weekdays;     /* weekdays whose last in the month counts */
-	bool any_day;             /* the day field begins with * or ? */
-	bool any_weekday;         /* so does the weekday field */
-	bool interval;            /* the hour field has * or a step, or names all hours */
+	int64 every;             /* seconds, counted from 1970-01-01 UTC; 0: the fields */
+	uint64 seconds;          /* bits 0 to 59 */
+	uint64 minutes;          /* bits 0 to 59 */
+	uint32 hours;            /* bits 0 to 23 */
+	uint32 days;             /* bits 1 to 31 */
+	uint32 days_before_last; /* bit n: n days before the last day of the month */
+	uint32 months;           /* bits 1 to 12 */
+	uint32 weekdays;         /* bits 0 (Sunday) to 6 */
+	uint32 nth_weekdays[6];  /* [n]: weekdays whose nth in the month counts */
+	uint32 last_weekdays;    /* weekdays whose last in the month counts */
+	bool any_day;            /* the day field begins with * or ? */
+	bool any_weekday;        /* so does the weekday field */
+	bool interval;           /* the hour field has * or a step, or names all hours */
 } GnCron;
 
 /* What is wrong with an expression: static text. */

@@ -44,7 +44,8 @@ floor_divide(int64 value, int64 by)
 static int64
 days_of_date(int64 year, int month, int day)
 {
-	int64 y = month > 2 ? year : year - 1; /* years begin in March: leap days come last */
+	int64 y =
+		month > 2 ? year : year - 1; /* years begin in March: leap days come last */
 	int64 era = floor_divide(y, 400);
 	int64 year_of_era = y - era * 400;
 	int64 day_of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
@@ -58,9 +59,9 @@ date_of_days(int64 days)
 {
 	int64 era = floor_divide(days + 719468, 146097);
 	int64 day_of_era = days + 719468 - era * 146097;
-	int64 year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 -
-						 day_of_era / 146096) /
-						365;
+	int64 year_of_era =
+		(day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) /
+		365;
 	int64 day_of_year =
 		day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
 	int64 month = (5 * day_of_year + 2) / 153;
@@ -194,7 +195,8 @@ next_local(const GnCron *cron, int64 from, int64 *match)
 	}
 	if (days == 0 || date.year > GN_CRON_MAX_YEAR)
 		return false;
-	*match = days_of_date(date.year, date.month, next_bit(days, 1)) * DAY_SECONDS + time;
+	*match =
+		days_of_date(date.year, date.month, next_bit(days, 1)) * DAY_SECONDS + time;
 	return true;
 }
 
@@ -233,7 +235,7 @@ static bool
 next_of_fixed(const GnCron *cron, const GnCronZone *zone, int64 after, int64 *next)
 {
 	int64 begin = after - LOOK_BACK; /* of the stretch */
-	int64 passed = PG_INT64_MIN;     /* local times before this one have had their fire */
+	int64 passed = PG_INT64_MIN; /* local times before this one have had their fire */
 
 	for (;;)
 	{

@@ -27,8 +27,7 @@ GN_FUNCTION(gn_schedule_wake);
 #define MAX_COUNT 10000
 
 /* Seconds from 1970, where time zones count from, to 2000, where timestamps do. */
-#define EPOCH_SHIFT                                                                    \
-	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
+#define EPOCH_SHIFT ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
 
 /* Bounds of the years 1 and 9999, in UTC, as seconds since 1970. */
 #define FIRST_SECOND INT64CONST(-62135596800)
@@ -74,10 +73,9 @@ instant_argument(FunctionCallInfo fcinfo, int argument, const char *name)
 	at = PG_GETARG_TIMESTAMPTZ(argument);
 	seconds = TIMESTAMP_NOT_FINITE(at) ? PG_INT64_MIN : seconds_of(at);
 	if (seconds < FIRST_SECOND || seconds > LAST_SECOND)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a time of the years 1 to %d", name,
-						GN_CRON_MAX_YEAR)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must be a time of the years 1 to %d", name,
+							   GN_CRON_MAX_YEAR)));
 	return seconds;
 }
 
@@ -97,9 +95,10 @@ cron_argument(FunctionCallInfo fcinfo, int argument, GnCron *cron)
 			 errmsg("invalid cron expression \"%.100s\"", expression),
 			 error.field ? errdetail("Field \"%s\": %s.", error.field, error.reason)
 						 : errdetail_internal("Cause: %s.", error.reason),
-			 errhint("Write minute, hour, day of month, month and day of week, such as "
-					 "\"30 2 * * MON-FRI\", a second before them if wanted, or a macro: "
-					 "@hourly, @daily, @weekly, @monthly, @yearly, @every 30s.")));
+			 errhint(
+				 "Write minute, hour, day of month, month and day of week, such as "
+				 "\"30 2 * * MON-FRI\", a second before them if wanted, or a macro: "
+				 "@hourly, @daily, @weekly, @monthly, @yearly, @every 30s.")));
 }
 
 static GnCronZone

@@ -34,7 +34,8 @@ local_matches(const GnCron *cron, int64 local)
 		   (matching_days(cron, date.year, date.month) >> date.day & 1) != 0;
 }
 
-/* The first fire in the walk after an instant, by the words of docs/schedule.md; 0: none.
+/* The first fire in the walk after an instant, by the words of docs/schedule.md; 0:
+ * none.
  */
 static int64
 slow_next(const GnCron *cron, int64 after)
@@ -50,7 +51,8 @@ slow_next(const GnCron *cron, int64 after)
 
 		if (cron->interval)
 			fires = local_matches(cron, local);
-		for (int64 each = passed + 1; !cron->interval && each <= local && !fires; each++)
+		for (int64 each = passed + 1; !cron->interval && each <= local && !fires;
+			 each++)
 			fires = local_matches(cron, each);
 		passed = Max(passed, local);
 		if (fires && at > after)

@@ -80,8 +80,8 @@ test_calendar(void)
 	{
 		Date date = date_of_days(day);
 
-		same &= days_of_date(date.year, date.month, date.day) == day && date.month >= 1 &&
-				date.month <= 12 && date.day >= 1 &&
+		same &= days_of_date(date.year, date.month, date.day) == day &&
+				date.month >= 1 && date.month <= 12 && date.day >= 1 &&
 				date.day <= month_length(date.year, date.month);
 	}
 	ok(same, "days and dates are each other's inverse over ten thousand years");
@@ -133,16 +133,22 @@ test_times(void)
 	static const Jump utc[] = {{PG_INT64_MIN, 0}, {PG_INT64_MAX, 0}};
 	const int64 forward = instant(2025, 3, 30, 1, 0, 0);
 	const int64 back = instant(2025, 10, 26, 1, 0, 0);
-	const Jump berlin[] = {
-		{PG_INT64_MIN, 3600}, {forward, 7200}, {back, 3600}, {PG_INT64_MAX, 0}};
+	const Jump berlin[] = {{PG_INT64_MIN, 3600},
+						   {forward, 7200},
+						   {back, 3600},
+						   {PG_INT64_MAX, 0}};
 	/* a clock that hesitates: back an hour, an hour later again, then forward three */
-	const Jump odd[] = {{PG_INT64_MIN, 7200}, {forward, 3600},          {forward + 3600, 0},
-						{forward + 9000, 10800}, {PG_INT64_MAX, 0}};
+	const Jump odd[] = {{PG_INT64_MIN, 7200},
+						{forward, 3600},
+						{forward + 3600, 0},
+						{forward + 9000, 10800},
+						{PG_INT64_MAX, 0}};
 	const GnCronZone zone = {.offset = jumping, .zone = utc};
 	GnCron cron;
 	int64 next;
 
-	FIRES("0 0 29 2 *", utc, instant(2096, 3, 1, 0, 0, 0), instant(2104, 2, 29, 0, 0, 0));
+	FIRES("0 0 29 2 *", utc, instant(2096, 3, 1, 0, 0, 0),
+		  instant(2104, 2, 29, 0, 0, 0));
 	FIRES("0 0 * 2 MON#5", utc, instant(2024, 3, 1, 0, 0, 0),
 		  instant(2044, 2, 29, 0, 0, 0));
 	FIRES("0 12 13 * FRI", utc, instant(2025, 6, 5, 0, 0, 0),
