@@ -268,6 +268,16 @@ SELECT action, change IS NOT NULL AS has_change FROM grownext.audit_event WHERE 
 SELECT payload ->> 'type', payload -> 'data' ->> 'cron' FROM _grownext.queue_job WHERE queue = 'sched.b' ORDER BY id;
 SELECT pg_temp.end_jobs();
 
+-- the purge of a tenant takes its schedules along
+SELECT pg_temp.at('2025-12-10 00:00Z');
+SELECT grownext.tenant_create('sched-tenant', 'Scheduled', id => '5c4ed000-0000-4000-8000-000000000001');
+SELECT grownext.schedule_define('of-tenant', '0 * * * *', 'sched.a', options => '{"tenant_id": "5c4ed000-0000-4000-8000-000000000001"}');
+SELECT grownext.schedule_define('of-nobody', '0 * * * *', 'sched.a');
+SELECT grownext.tenant_delete('5c4ed000-0000-4000-8000-000000000001', '1 hour');
+SELECT _grownext.tenant_purge(tenant_id => '5c4ed000-0000-4000-8000-000000000001');
+SELECT name FROM grownext.schedule;
+SELECT grownext.schedule_drop('of-nobody');
+
 -- evidence goes with its retention, also that of a schedule that is gone
 SELECT pg_temp.at('2026-01-01 00:00Z');
 SELECT grownext.schedule_define('brief', '0 0 * * *', 'sched.a', options => '{"retention": "2 days", "overlap": "allow"}');

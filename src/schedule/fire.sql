@@ -169,7 +169,7 @@ COMMENT ON FUNCTION _grownext.schedule_fire_buffered(_grownext.schedule_schedule
 CREATE OR REPLACE FUNCTION _grownext.schedule_tick(now timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    batch CONSTANT int := 1000;
+    batch CONSTANT int := 200; -- the first jobs of a crowd start while the last are still to be enqueued
     s _grownext.schedule_schedule;
     seen int := 0;
     expired int;
@@ -194,10 +194,10 @@ BEGIN
         END;
     END LOOP;
     WITH old AS (
-        SELECT f.schedule, f.nominal_at FROM _grownext.schedule_fire AS f WHERE f.expires_at <= schedule_tick.now ORDER BY f.expires_at LIMIT batch)
+        SELECT f.schedule, f.nominal_at FROM _grownext.schedule_fire AS f WHERE f.expires_at <= schedule_tick.now ORDER BY f.expires_at LIMIT 5 * batch)
     DELETE FROM _grownext.schedule_fire AS f USING old AS o WHERE f.schedule = o.schedule AND f.nominal_at = o.nominal_at;
     GET DIAGNOSTICS expired = ROW_COUNT;
-    IF more OR seen = batch OR expired = batch THEN
+    IF more OR seen = batch OR expired = 5 * batch THEN
         RETURN schedule_tick.now; -- there is more
     END IF;
     RETURN least(schedule_tick.now + interval '1 hour',

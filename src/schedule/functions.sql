@@ -252,6 +252,19 @@ END
 $$;
 COMMENT ON FUNCTION grownext.schedule_drop(text) IS 'Drops a schedule; its jobs and its evidence stay.';
 
+-- For the purge of a tenant.
+CREATE OR REPLACE FUNCTION _grownext.schedule_drop_tenant(tenant_id uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own text;
+BEGIN
+    FOR own IN SELECT s.name FROM _grownext.schedule_schedule AS s WHERE s.tenant_id = schedule_drop_tenant.tenant_id ORDER BY s.name LOOP
+        PERFORM grownext.schedule_drop(own);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _grownext.schedule_drop_tenant(uuid) IS 'Drops the schedules whose jobs act for a tenant.';
+
 -- What is there ------------------------------------------------------------------
 
 -- Payloads are for those who may enqueue them: a monitor sees the rest.
