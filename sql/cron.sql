@@ -177,7 +177,7 @@ SELECT c, pg_temp.refusal(c) FROM unnest(ARRAY[
     '* * * * FRI-MON', '*/0 * * * *', '*/ * * * *', '*/61 * * * *', '*/60 * * * *', '* */25 * * *', '1,,2 * * * *', ',1 * * * *', '1, * * * *', '* * * * 1#0', '* * * * 1#6',
     '* * * * #1', '* * * * 1-5#2', '* * * * L', '* * L-0 * *', '* * L-31 * *', '* * 15W * *', '* * LW * *', '? * * * *', '0 0 30 2 *', '0 0 31 2,4,6,9,11 *', '0 0 */15 * 2#2',
     '0 0 L-30 2 *', '@reboot', '@', '@dailyx', '@every', '@every 0s', '@every -1s', '@every 1', '@every 1x', '@every 1s1m', '@every 1.5h', '@every 367d', '@every 999999999d',
-    '999999999999 * * * *', '* * * * *;', E'0\n0 * * *', '０ 0 * * *', repeat('1,', 200) || '1 * * * *']) AS c;
+    '999999999999 * * * *', '* * * * *;', E'0\n0 * * *', '０ 0 * * *', repeat('é', 100), repeat('1,', 200) || '1 * * * *']) AS c;
 SELECT z, pg_temp.refusal('@daily', z) FROM unnest(ARRAY[NULL, '', 'Europe/Berln', 'UTC+3', 'EST5', 'EST5EDT', 'Foo/Bar3', 'Etc/GMT+3', 'Etc/GMT-14', 'Etc/GMT+13', 'Etc/GMT+99',
     'Etc/GMT+03', 'Etc/GMT+0', '+02', '<+02>-2', 'europe/berlin', 'right/UTC', '../../etc/passwd', repeat('a', 300)]) AS z;
 SELECT pg_temp.refusal('@daily', at => t) FROM unnest(ARRAY[NULL, 'infinity', '-infinity', '0001-01-01 00:00Z BC', '9999-12-31 00:00Z', '9999-12-31 23:59:59.5Z', '10000-01-01 00:00Z', '294276-01-01']::timestamptz[]) AS t;

@@ -184,6 +184,20 @@ SELECT pg_temp.at('2025-09-01 04:10Z');
 SELECT item, state, detail FROM grownext.status() WHERE component = 'schedule' ORDER BY item;
 SELECT grownext.schedule_drop(name) FROM grownext.schedule ORDER BY name;
 SELECT pg_temp.end_jobs();
+-- the server is short of something: the time stays due
+SELECT pg_temp.at('2025-09-02 00:00Z');
+SELECT grownext.schedule_define('short', '0 * * * *', 'sched.b');
+SELECT grownext.schedule_define('sound', '0 * * * *', 'sched.a');
+CREATE FUNCTION pg_temp.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'no space'; END $$;
+CREATE TRIGGER "full" BEFORE INSERT ON _grownext.queue_job FOR EACH ROW WHEN (NEW.queue = 'sched.b') EXECUTE FUNCTION pg_temp.full();
+SELECT pg_temp.pass('2025-09-02 01:00Z');
+SELECT name, last_error, next_nominal_at, next_at FROM grownext.schedule ORDER BY name;
+DROP TRIGGER "full" ON _grownext.queue_job;
+SELECT pg_temp.end_jobs();
+SELECT pg_temp.pass('2025-09-02 01:01Z');
+SELECT name, last_error, next_at FROM grownext.schedule ORDER BY name;
+SELECT grownext.schedule_drop(name) FROM grownext.schedule ORDER BY name;
+SELECT pg_temp.end_jobs();
 
 -- by hand: at once, though it is paused or its job runs; the overlap of the next fire counts it
 SELECT pg_temp.at('2025-10-01 00:00Z');

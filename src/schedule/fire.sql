@@ -80,6 +80,9 @@ BEGIN
         s.last_error := NULL;
         s.last_error_at := NULL;
     EXCEPTION WHEN OTHERS THEN
+        IF SQLSTATE ~ '^(40|53|55|57|58)' THEN
+            RAISE; -- the server's trouble, not the schedule's: the time stays due
+        END IF;
         s.last_error := left(SQLSTATE || ': ' || SQLERRM, 1000);
         s.last_error_at := now;
         PERFORM _grownext.schedule_note(s, nominal_at, 'failed', now, NULL, s.last_error);
@@ -115,7 +118,7 @@ DECLARE
     inside timestamptz; -- the first nominal time that was due within the window
     most int := 100; -- of one schedule in one pass
 BEGIN
-    IF s.next_at < window_start THEN
+    IF _grownext.schedule_due_at(s, nominal) < window_start THEN
         inside := _grownext.schedule_cron_last(s.cron, nominal - interval '1 microsecond', window_start, s.time_zone);
         IF _grownext.schedule_due_at(s, inside) < window_start THEN
             inside := (SELECT n FROM grownext.cron_next(s.cron, inside, s.time_zone) AS n);
@@ -165,7 +168,8 @@ $$;
 COMMENT ON FUNCTION _grownext.schedule_fire_buffered(_grownext.schedule_schedule, timestamptz) IS 'Fires the nominal time that waits, if it need not wait any more.';
 
 -- One pass. Rows that another transaction has locked are left to the next pass. What goes
--- wrong with one schedule is on record there, and the others go on.
+-- wrong with one schedule is on record there, and is tried again in a minute; the others
+-- go on.
 CREATE OR REPLACE FUNCTION _grownext.schedule_tick(now timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -189,7 +193,7 @@ BEGIN
             more := _grownext.schedule_catch_up(s, schedule_tick.now) OR more;
         EXCEPTION WHEN OTHERS THEN
             UPDATE _grownext.schedule_schedule AS x
-               SET next_at = schedule_tick.now + interval '1 hour', last_error = left(SQLSTATE || ': ' || SQLERRM, 1000), last_error_at = schedule_tick.now
+               SET next_at = schedule_tick.now + interval '1 minute', last_error = left(SQLSTATE || ': ' || SQLERRM, 1000), last_error_at = schedule_tick.now
              WHERE x.name = s.name;
         END;
     END LOOP;

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -92,7 +93,9 @@ cron_argument(FunctionCallInfo fcinfo, int argument, GnCron *cron)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid cron expression \"%.100s\"", expression),
+			 errmsg("invalid cron expression \"%.*s\"",
+					pg_mbcliplen(expression, (int) strlen(expression), 100),
+					expression),
 			 error.field ? errdetail("Field \"%s\": %s.", error.field, error.reason)
 						 : errdetail_internal("Cause: %s.", error.reason),
 			 errhint(

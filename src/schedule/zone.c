@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "pgtime.h"
 
 #include "core/core.h"
@@ -66,7 +67,8 @@ gn_zone_open(const char *name)
 	if (zone == NULL || !pg_tz_acceptable(zone))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown time zone \"%.100s\"", name),
+				 errmsg("unknown time zone \"%.*s\"",
+						pg_mbcliplen(name, (int) strlen(name), 100), name),
 				 errhint("Use a name of the IANA database, such as Europe/Berlin; see "
 						 "pg_timezone_names.")));
 	return (GnCronZone){.offset = zone_offset, .zone = zone};
