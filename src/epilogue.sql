@@ -115,6 +115,18 @@ GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
 
+-- schedule: whoever defines one, chooses the tenant that its jobs act for
+GRANT EXECUTE ON FUNCTION grownext.cron_next(text, timestamptz, text, int)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    grownext.schedule_define(text, text, text, jsonb, text, jsonb),
+    grownext.schedule_pause(text), grownext.schedule_resume(text), grownext.schedule_drop(text),
+    grownext.schedule_run(text), grownext.schedule_backfill(text, timestamptz, timestamptz)
+    TO grownext_admin, grownext_service;
+GRANT SELECT ON grownext.schedule, grownext.schedule_fire TO grownext_admin, grownext_service, grownext_monitor;
+-- called in the view, with the reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_caller_has(text) TO grownext_monitor;
+
 -- tenant: what members may do is judged by their role
 GRANT EXECUTE ON FUNCTION grownext.has_permission(text)
     TO grownext_admin, grownext_service, grownext_worker, grownext_user, grownext_anon;

@@ -119,7 +119,7 @@ check_request(const GnEnqueue *request)
 static bool
 make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 {
-	const GnContext *context = gn_context();
+	const GnContext *context = request->claims ? NULL : gn_context();
 	const pg_uuid_t *tenant = request->tenant;
 	TimestampTz now = gn_now();
 
@@ -139,6 +139,8 @@ make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 		.tenant = tenant,
 		.claims = carried_claims(context, tenant),
 	};
+	if (request->claims)
+		job->claims = JB_ROOT_COUNT(request->claims) ? request->claims : NULL;
 	return job->run_at == now;
 }
 
