@@ -103,6 +103,14 @@
 #define gn_local_transaction() (MyProc->lxid)
 #endif
 
+/* 17 (d86d20f) renamed the variables of transaction ids. */
+#include "access/transam.h"
+#if PG_VERSION_NUM >= 170000
+#define gn_oldest_clog_xid() (TransamVariables->oldestClogXid)
+#else
+#define gn_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
+#endif
+
 /* 18 replaced this attribute by pg_noreturn, which stands first. */
 #if PG_VERSION_NUM >= 180000
 #define pg_attribute_noreturn() __attribute__((noreturn))
@@ -136,5 +144,8 @@
 #else
 #define gn_serves_client(proc) (!(proc)->isBackgroundWorker)
 #endif
+
+/* libpq/libpq.h has it, with headers of GSSAPI that need not be installed. */
+extern bool pq_check_connection(void);
 
 #endif

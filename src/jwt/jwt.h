@@ -12,7 +12,4 @@ extern const GnComponent gn_jwt_component;
 /* The issuer that setup() stored, valid until the next call, or NULL before setup. */
 extern const char *gn_jwt_issuer(void);
 
-/* WARNING 25P01 when what was bound ends with this very statement. */
-extern void gn_warn_outside_block(const char *what);
-
 #endif

@@ -25,6 +25,7 @@
 #include "queue/lock.h"
 #include "queue/queue.h"
 #include "queue/storage.h"
+#include "queue/wait.h"
 
 GN_FUNCTION(gn_enqueue);
 GN_FUNCTION(gn_enqueue_many);
@@ -180,7 +181,6 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 {
 	GnJob job;
 	bool ready = make_job(request, queue, &job);
-	bool wanted = queue->handler && !queue->paused;
 	bool stored = true;
 	int64 id = 0;
 	GnSpi spi;
@@ -205,8 +205,8 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	gn_spi_end(&spi);
 	if (stored && !ready)
 		gn_worker_tick_at_commit();
-	else if (stored && wanted)
-		gn_worker_wake_at_commit(1);
+	else if (stored)
+		gn_queue_call_at_commit(gn_queue_find(request->queue), 1);
 	return id;
 }
 
@@ -440,7 +440,6 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 {
 	GnJob job;
 	bool ready = make_job(model, queue, &job);
-	bool wanted = queue->handler && !queue->paused;
 	GnSpi spi;
 
 	if (queue->ordered)
@@ -451,8 +450,8 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 	gn_spi_end(&spi);
 	if (!ready)
 		gn_worker_tick_at_commit();
-	else if (wanted)
-		gn_worker_wake_at_commit(count);
+	else
+		gn_queue_call_at_commit(gn_queue_find(model->queue), count);
 }
 
 /* SQL: grownext.enqueue_many(queue text, payloads jsonb[], run_at, priority, group_keys
