@@ -282,7 +282,13 @@ async function main() {
     lease: Number(values.lease),
     name: values.name,
   });
-  for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => worker.stop(Number(values.grace) * 1000));
+  const grace = Number(values.grace) * 1000;
+  const stop = () => {
+    worker.stop(grace);
+    // A handler that does not listen to its signal keeps nobody: its lease ends by itself.
+    setTimeout(() => process.exit(1), grace + 5000).unref();
+  };
+  for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, stop);
   await worker.run();
 }
 

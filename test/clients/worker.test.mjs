@@ -119,7 +119,7 @@ test('a driver fetches and settles with untyped parameters', async () => {
   await worker.end();
 });
 
-test('the example works a queue', async (t) => {
+test('the example works a queue', { timeout: 4 * limit }, async (t) => {
   const worker = start('work', '--concurrency', '3', '--lease', '1', '--name', 'one');
 
   await t.test('effect and outcome commit together, for the job\'s tenant and subject', async () => {
@@ -178,7 +178,7 @@ test('the example works a queue', async (t) => {
   });
 });
 
-test(`eight workers, killed and restarted at random for ${seconds} s, lose no job`, async () => {
+test(`eight workers, killed and restarted at random for ${seconds} s, lose no job`, { timeout: seconds * 1000 + 4 * limit }, async () => {
   const options = ['torture', '--concurrency', '4', '--lease', '1', '--grace', '1'];
   const workers = Array.from({ length: 8 }, () => start(...options));
   const end = Date.now() + seconds * 1000;
