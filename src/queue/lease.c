@@ -370,8 +370,7 @@ gn_job_fetch(PG_FUNCTION_ARGS)
 	jobs = palloc(count * sizeof(GnJob));
 	count = fetch_jobs(queue, count, lease, worker, jobs);
 	for (int i = 0; i < count; i++)
-		tuplestore_puttuple(result->setResult,
-							gn_job_tuple(&jobs[i], result->setDesc));
+		tuplestore_puttuple(result->setResult, gn_job_tuple(&jobs[i], result->setDesc));
 	if (count > 0)
 		ForceSyncCommit();
 	return (Datum) 0;
@@ -413,7 +412,8 @@ check_result(Jsonb *result)
 						errmsg("result of a job exceeds %d bytes", GN_MAX_RESULT)));
 }
 
-/* Results by id: what a worker names is in any order, pinned jobs are in that of ids. */
+/* Results by id: what a worker names is in any order, pinned jobs are in that of ids.
+ */
 typedef struct Outcome
 {
 	int64 id;
@@ -440,8 +440,8 @@ results_of(const GnJob *jobs, int count, const Outcome *outcomes, int outcome_co
 	for (int i = 0; i < count; i++)
 	{
 		Outcome key = {.id = jobs[i].id};
-		const Outcome *outcome = bsearch(&key, outcomes, outcome_count,
-										 sizeof(Outcome), compare_outcomes);
+		const Outcome *outcome =
+			bsearch(&key, outcomes, outcome_count, sizeof(Outcome), compare_outcomes);
 
 		nulls[i] = outcome == NULL || outcome->null;
 		if (!nulls[i])
@@ -622,8 +622,8 @@ gn_job_fail(PG_FUNCTION_ARGS)
 	gn_spi_begin(&spi);
 	if (pin_many(caller, one_id(PG_GETARG_INT64(0)), one_id(PG_GETARG_INT64(1)),
 				 &jobs) > 0)
-		became = fail_leased(&jobs[0], error, delay,
-							 !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
+		became =
+			fail_leased(&jobs[0], error, delay, !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
 	gn_spi_end(&spi);
 	PG_RETURN_TEXT_P(cstring_to_text(became));
 }
