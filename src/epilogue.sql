@@ -104,8 +104,15 @@ GRANT EXECUTE ON FUNCTION
     grownext.enqueue(text, jsonb, timestamptz, int, text, text, int, timestamptz, text, interval, bigint[], bigint, uuid),
     grownext.enqueue_many(text, jsonb[], timestamptz, int, text[], text[]),
     grownext.queue_handle(text, regprocedure, jsonb, name),
-    grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[])
+    grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[]),
+    grownext.job_fetch(text, int, interval, text), grownext.job_complete(bigint, bigint, jsonb),
+    grownext.job_complete_many(bigint[], bigint[], jsonb[]), grownext.job_fail(bigint, bigint, text, interval, boolean),
+    grownext.job_extend(bigint[], bigint[], interval), grownext.job_snooze(bigint, bigint, interval),
+    grownext.job_bind(bigint, bigint)
     TO grownext_admin, grownext_service;
+GRANT EXECUTE ON PROCEDURE grownext.job_wait(text, interval, boolean) TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.job_progress(bigint, jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user;
 GRANT EXECUTE ON FUNCTION
     grownext.queue_define(text, jsonb),
     grownext.queue_pause(text), grownext.queue_resume(text), grownext.queue_purge(text), grownext.queue_drop(text),

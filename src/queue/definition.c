@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -182,4 +183,17 @@ gn_queue_user_may(Oid user, const char *queue, const char *right)
 	}
 	return gn_user_has_capability(user, "service") ||
 		   gn_user_has_capability(user, "admin");
+}
+
+/* Exponential, never above the cap, and spread over a quarter so that a crowd does not
+ * come back as one. */
+double
+gn_queue_backoff(const GnQueue *queue, int failures)
+{
+	double delay = queue->backoff_base;
+
+	for (int i = 0; i < failures && delay < queue->backoff_cap; i++)
+		delay *= 2;
+	delay = Min(delay, queue->backoff_cap);
+	return delay * (1.0 - 0.25 * pg_prng_double(&pg_global_prng_state));
 }

@@ -37,4 +37,7 @@ extern bool gn_queue_is_internal(const char *name);
 /* Right "enqueue" or "work": by grant, or as service or admin. */
 extern bool gn_queue_user_may(Oid user, const char *queue, const char *right);
 
+/* Seconds until a job that has failed so often before this time is tried again. */
+extern double gn_queue_backoff(const GnQueue *queue, int failures);
+
 #endif

@@ -25,6 +25,7 @@
 #include "queue/lock.h"
 #include "queue/queue.h"
 #include "queue/storage.h"
+#include "queue/wait.h"
 
 GN_FUNCTION(gn_enqueue);
 GN_FUNCTION(gn_enqueue_many);
@@ -182,7 +183,6 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 {
 	GnJob job;
 	bool ready = make_job(request, queue, &job);
-	bool wanted = queue->handler && !queue->paused;
 	bool stored = true;
 	int64 id = 0;
 	GnSpi spi;
@@ -207,8 +207,8 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	gn_spi_end(&spi);
 	if (stored && !ready)
 		gn_worker_tick_at_commit();
-	else if (stored && wanted)
-		gn_worker_wake_at_commit(1);
+	else if (stored)
+		gn_queue_call_at_commit(gn_queue_find(request->queue), 1);
 	return id;
 }
 
@@ -442,7 +442,6 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 {
 	GnJob job;
 	bool ready = make_job(model, queue, &job);
-	bool wanted = queue->handler && !queue->paused;
 	GnSpi spi;
 
 	if (queue->ordered)
@@ -453,8 +452,8 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 	gn_spi_end(&spi);
 	if (!ready)
 		gn_worker_tick_at_commit();
-	else if (wanted)
-		gn_worker_wake_at_commit(count);
+	else
+		gn_queue_call_at_commit(gn_queue_find(model->queue), count);
 }
 
 /* SQL: grownext.enqueue_many(queue text, payloads jsonb[], run_at, priority, group_keys

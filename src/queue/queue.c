@@ -13,9 +13,10 @@
 #include "queue/executor.h"
 #include "queue/lock.h"
 #include "queue/queue.h"
+#include "queue/running.h"
 #include "queue/storage.h"
 
-GN_FUNCTION(gn_queue_wake);
+GN_FUNCTION(gn_queue_tick_at_commit);
 GN_FUNCTION(gn_queue_lock_name);
 GN_FUNCTION(gn_queue_job_running);
 GN_FUNCTION(gn_queue_user_may_sql);
@@ -40,19 +41,18 @@ init_queue(void)
 const GnComponent gn_queue_component = {
 	.name = "queue",
 	.init = init_queue,
+	.shmem_size = gn_running_shmem_size,
+	.shmem_init = gn_running_shmem_init,
 	.tick = "SELECT _grownext.queue_tick($1)",
 	.executor_demand = gn_executor_demand,
 	.executor_run = gn_executor_run,
 };
 
-/* SQL: _grownext.queue_wake(jobs int) */
+/* SQL: _grownext.queue_tick_at_commit() */
 Datum
-gn_queue_wake(PG_FUNCTION_ARGS)
+gn_queue_tick_at_commit(PG_FUNCTION_ARGS)
 {
-	int jobs = PG_GETARG_INT32(0);
-
-	if (jobs > 0)
-		gn_worker_wake_at_commit(jobs);
+	gn_worker_tick_at_commit();
 	PG_RETURN_VOID();
 }
 

@@ -51,7 +51,8 @@ COMMENT ON TABLE _grownext.queue_grant IS 'Rights of roles on queues, beside ser
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_grant', '');
 
 -- Jobs that have no outcome yet. A row that an executor runs is locked, not marked:
--- the lock ends with the executor's transaction, however that ends.
+-- the lock ends with the executor's transaction, however that ends. A worker outside
+-- has a lease, which is written down and ends at its time.
 CREATE SEQUENCE _grownext.queue_job_id AS bigint CACHE 1;
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job_id', '');
 
@@ -72,14 +73,39 @@ CREATE TABLE _grownext.queue_job (
     payload      jsonb       NOT NULL,
     last_error   text,
     attempts     jsonb       NOT NULL DEFAULT '[]',
-    CONSTRAINT queue_job_pkey PRIMARY KEY (id)
+    lease_id     bigint,      -- the last one; kept when it lapsed, until the job is handed out again
+    lease_until  timestamptz, -- NULL: no outside worker has the job
+    leased_at    timestamptz,
+    slot         int,         -- of a queue with a concurrency
+    worker       text,
+    progress     jsonb,
+    CONSTRAINT queue_job_pkey PRIMARY KEY (id),
+    CONSTRAINT queue_job_lease_chk CHECK (
+        (lease_until IS NULL) = (leased_at IS NULL)
+        AND (lease_until IS NULL OR (lease_id IS NOT NULL AND NOT ready))
+        AND (lease_until IS NOT NULL OR (slot IS NULL AND worker IS NULL AND progress IS NULL)))
 );
 CREATE INDEX queue_job_ready_idx ON _grownext.queue_job (queue, priority, id) WHERE ready;
-CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready;
+CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready AND lease_until IS NULL;
+CREATE INDEX queue_job_lease_idx ON _grownext.queue_job (queue, lease_until) WHERE lease_until IS NOT NULL;
 CREATE UNIQUE INDEX queue_job_unique_key_idx ON _grownext.queue_job (queue, unique_key) WHERE unique_key IS NOT NULL;
 CREATE INDEX queue_job_group_idx ON _grownext.queue_job (queue, group_key, id) WHERE group_key IS NOT NULL;
 COMMENT ON TABLE _grownext.queue_job IS 'Jobs without an outcome: ready, scheduled, running.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job', '');
+
+-- Numbers of leases; src/queue/storage_lease.c adds what makes them unique for ever.
+CREATE SEQUENCE _grownext.queue_lease_id AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_lease_id', '');
+
+-- Running jobs that somebody wants to end. Whoever has the job finds the mark; no
+-- foreign key, for its row is locked while it runs.
+CREATE TABLE _grownext.queue_cancel (
+    job_id       bigint      NOT NULL,
+    requested_at timestamptz NOT NULL,
+    CONSTRAINT queue_cancel_pkey PRIMARY KEY (job_id)
+);
+COMMENT ON TABLE _grownext.queue_cancel IS 'Jobs that were cancelled while they ran and have not ended yet.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_cancel', '');
 
 CREATE TABLE _grownext.queue_done (
     id           bigint      NOT NULL,
@@ -148,6 +174,7 @@ CREATE TABLE _grownext.queue_total (
     enqueued  bigint NOT NULL DEFAULT 0,
     succeeded bigint NOT NULL DEFAULT 0,
     failed    bigint NOT NULL DEFAULT 0,
+    missed    bigint NOT NULL DEFAULT 0,
     CONSTRAINT queue_total_pkey PRIMARY KEY (queue)
 );
 COMMENT ON TABLE _grownext.queue_total IS 'Per queue, what the totals counted and the tables no longer hold.';
@@ -182,6 +209,7 @@ CREATE TYPE grownext.job_state AS (
     queue        text,
     state        text,
     attempt      int,
+    progress     jsonb,
     result       jsonb,
     last_error   text,
     attempts     jsonb,
@@ -194,7 +222,10 @@ CREATE TYPE grownext.job_state AS (
     run_at       timestamptz,
     started_at   timestamptz,
     finished_at  timestamptz,
-    deadline     timestamptz
+    deadline     timestamptz,
+    deadline_missed boolean,
+    worker       text,
+    lease_until  timestamptz
 );
 COMMENT ON TYPE grownext.job_state IS 'Where a job stands: scheduled, ready, running, succeeded, dead or cancelled.';
 
@@ -212,6 +243,7 @@ CREATE TYPE grownext.queue_state AS (
     wait_p99_ms      double precision,
     run_p50_ms       double precision,
     run_p99_ms       double precision,
-    paused           boolean
+    paused           boolean,
+    deadlines_missed bigint
 );
 COMMENT ON TYPE grownext.queue_state IS 'Figures of one queue.';
