@@ -283,7 +283,8 @@ async function main() {
     name: values.name,
   });
   const grace = Number(values.grace) * 1000;
-  const stop = () => {
+  const stop = (signal) => {
+    worker.log(`${signal}: finishing ${worker.running} jobs`);
     worker.stop(grace);
     // A handler that does not listen to its signal keeps nobody: its lease ends by itself.
     setTimeout(() => process.exit(1), grace + 5000).unref();

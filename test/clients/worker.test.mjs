@@ -171,6 +171,7 @@ test('the example works a queue', { timeout: 4 * limit }, async (t) => {
     const id = await enqueue('work', { n: 9, ms: 1500 });
     await until('it runs', async () => (await job(id)).state === 'running');
     worker.kill('SIGTERM');
+    await until('the signal has come', () => worker.log.includes('SIGTERM: finishing 1 jobs'));
     const more = await enqueue('work', { n: 10 });
     assert.equal(await worker.ended, 0, worker.log);
     assert.equal((await job(id)).state, 'succeeded');
