@@ -158,9 +158,9 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 static bool
 is_waiting(int64 id)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT FROM _grownext.queue_job WHERE id = $1 AND lease_until IS NULL",
-				 INT8OID);
+	static GnQuery query = GN_QUERY(
+		"SELECT FROM _grownext.queue_job WHERE id = $1 AND lease_until IS NULL",
+		INT8OID);
 	Datum values[1] = {Int64GetDatum(id)};
 	bool live;
 
@@ -321,11 +321,11 @@ finish(const GnJob *job, const char *state, TimestampTz started_at,
 		"started_at,"
 		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
 		"tenant_id,"
-		" result, last_error, attempts)"
+		" result, last_error, attempts, worker)"
 		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
 		"max_attempts, failures, $4,"
-		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts "
-		"FROM gone",
+		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts, "
+		"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
 	Datum values[6];
 	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
@@ -349,7 +349,7 @@ gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finishe
 void
 gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 {
-	finish(job, "cancelled", 0, finished_at, NULL, reason);
+	finish(job, "cancelled", job->leased_at, finished_at, NULL, reason);
 }
 
 #define ATTEMPT_ENTRY                                                                  \
@@ -357,7 +357,8 @@ gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 	"+ 1, "                                                                            \
 	"'started_at', $2::pg_catalog.timestamptz, 'failed_at', "                          \
 	"$3::pg_catalog.timestamptz, "                                                     \
-	"'error', $4::pg_catalog.text))"
+	"'error', $4::pg_catalog.text, 'worker', CASE WHEN leased_at IS NULL THEN "        \
+	"'executor' ELSE worker END))"
 /* The last 25 attempts are enough to see what goes wrong. */
 #define ATTEMPTS                                                                       \
 	"CASE WHEN pg_catalog.jsonb_array_length(attempts) < 25 THEN attempts ELSE "       \
@@ -376,13 +377,15 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 	static GnQuery retry =
 		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, failures "
 				 "= failures + 1,"
-				 " last_error = $4, attempts = " ATTEMPTS ", " NO_LEASE " WHERE id = $1",
+				 " last_error = $4, attempts = " ATTEMPTS ", " NO_LEASE
+				 " WHERE id = $1",
 				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
 				 INT8OID);
-	static GnQuery snooze = GN_QUERY(
-		"UPDATE _grownext.queue_job SET ready = false, run_at = $5, " NO_LEASE
-		" WHERE id = $1",
-		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, INT8OID);
+	static GnQuery snooze =
+		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, " NO_LEASE
+				 " WHERE id = $1",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+				 INT8OID);
 	static GnQuery dead = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
 		" INSERT INTO _grownext.queue_dead (id, queue, enqueued_at, run_at, deadline, "
@@ -395,9 +398,12 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 		" unique_key, group_key, tenant_id, claims, payload, $4, " ATTEMPTS
 		" FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[6] = {Int64GetDatum(job->id), TimestampTzGetDatum(started_at),
-					   TimestampTzGetDatum(finished_at), CStringGetTextDatum(error),
-					   TimestampTzGetDatum(run_at), Int64GetDatum(job->lease_id)};
+	Datum values[6] = {Int64GetDatum(job->id),
+					   TimestampTzGetDatum(started_at),
+					   TimestampTzGetDatum(finished_at),
+					   CStringGetTextDatum(error),
+					   TimestampTzGetDatum(run_at),
+					   Int64GetDatum(job->lease_id)};
 
 	/* No row: a job that was run again, because its handler freed our lock, and is
 	 * over. */

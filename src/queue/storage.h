@@ -30,12 +30,12 @@ typedef struct GnJob
 	const char *unique_key;
 	const char *group_key;
 	const pg_uuid_t *tenant;
-	Jsonb *claims; /* the enqueuer's, with tenant_id set to tenant; NULL: no context */
-	bool cancelled;          /* somebody has asked to cancel it */
-	int64 lease_id;          /* 0: none */
+	Jsonb *claims;  /* the enqueuer's, with tenant_id set to tenant; NULL: no context */
+	bool cancelled; /* somebody has asked to cancel it */
+	int64 lease_id; /* 0: none */
 	TimestampTz lease_until; /* 0: none, or it lapsed and was taken back */
-	TimestampTz leased_at;
-	int slot; /* of the queue's, that the lease holds; 0: none */
+	TimestampTz leased_at;   /* when the attempt began; 0: none did */
+	int slot;                /* of the queue's, that the lease holds; 0: none */
 } GnJob;
 
 /* Why a job was cancelled. */
@@ -126,9 +126,9 @@ typedef struct GnLease
 	const char *worker; /* or NULL */
 } GnLease;
 extern int64 gn_storage_new_lease(void); /* a number that never comes again */
-extern int gn_storage_lease(const char *queue, bool ordered, const GnLease *lease,
-							int count, const int *slots, MemoryContext memory,
-							GnJob *jobs);
+extern int
+gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int count,
+				 const int *slots, MemoryContext memory, GnJob *jobs);
 
 /* Whether a fetch would find a job now. */
 extern bool gn_storage_fetchable(const char *queue, bool ordered);

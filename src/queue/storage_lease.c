@@ -74,8 +74,8 @@ slot_array(const int *slots, int count)
 
 	for (int i = 0; i < count; i++)
 		values[i] = Int32GetDatum(slots[i]);
-	return PointerGetDatum(construct_array(values, count, INT4OID, sizeof(int32), true,
-										   TYPALIGN_INT));
+	return PointerGetDatum(
+		construct_array(values, count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 }
 
 static int
@@ -159,13 +159,11 @@ bool
 gn_storage_fetchable(const char *queue, bool ordered)
 {
 	/* Rows that others are about to fetch are locked, and no reason to try. */
-	static GnQuery any = GN_QUERY("SELECT" READY IN_ORDER
-								  " LIMIT 1 FOR UPDATE SKIP LOCKED",
-								  TEXTOID);
-	static GnQuery first_of_group =
-		GN_QUERY("SELECT" READY FIRST_OF_GROUP IN_ORDER
-				 " LIMIT 1 FOR UPDATE SKIP LOCKED",
-				 TEXTOID);
+	static GnQuery any =
+		GN_QUERY("SELECT" READY IN_ORDER " LIMIT 1 FOR UPDATE SKIP LOCKED", TEXTOID);
+	static GnQuery first_of_group = GN_QUERY("SELECT" READY FIRST_OF_GROUP IN_ORDER
+											 " LIMIT 1 FOR UPDATE SKIP LOCKED",
+											 TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(queue)};
 
 	return gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) > 0;
@@ -235,16 +233,16 @@ gn_storage_cancelled(int64 id)
 }
 
 /* Reads rows of (id, queue, failures, max_attempts, lease_id, lease_until, leased_at,
- * claims). */
+ * claims, deadline). */
 #define LEASED_COLUMNS                                                                 \
 	"SELECT j.id, j.queue, j.failures, j.max_attempts, j.lease_id, j.lease_until, "    \
-	"j.leased_at, j.claims"
+	"j.leased_at, j.claims, j.deadline"
 
 static int
 read_leased(uint64 count, GnJob **jobs)
 {
-	MemoryContext memory = GetMemoryChunkContext(*jobs = SPI_palloc((count + 1) *
-																   sizeof(GnJob)));
+	MemoryContext memory =
+		GetMemoryChunkContext(*jobs = SPI_palloc((count + 1) * sizeof(GnJob)));
 	int read = 0;
 
 	for (uint64 i = 0; i < count; i++)
@@ -256,6 +254,7 @@ read_leased(uint64 count, GnJob **jobs)
 			.lease_id = gn_row_int(i, 5),
 			.lease_until = gn_row_int(i, 6),
 			.leased_at = gn_row_int(i, 7),
+			.deadline = gn_row_int(i, 9),
 		};
 
 		if (read > 0 && (*jobs)[read - 1].id == job.id)
@@ -294,10 +293,11 @@ gn_storage_succeed_many(Datum ids, Datum results, TimestampTz finished_at)
 		" RETURNING j.*, p.outcome)"
 		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
 		"started_at, finished_at, priority, max_attempts, failures, state, unique_key, "
-		"group_key, tenant_id, result, last_error, attempts)"
-		" SELECT id, queue, enqueued_at, run_at, deadline, coalesce(leased_at, $3), $3, "
+		"group_key, tenant_id, result, last_error, attempts, worker)"
+		" SELECT id, queue, enqueued_at, run_at, deadline, coalesce(leased_at, $3), "
+		"$3, "
 		"priority, max_attempts, failures, 'succeeded', unique_key, group_key, "
-		"tenant_id, outcome, last_error, attempts FROM gone",
+		"tenant_id, outcome, last_error, attempts, worker FROM gone",
 		INT8ARRAYOID, JSONBARRAYOID, TIMESTAMPTZOID);
 	Datum values[3] = {ids, results, TimestampTzGetDatum(finished_at)};
 
@@ -316,12 +316,12 @@ gn_storage_extend(Datum ids, Datum lease_ids, TimestampTz until, int64 **held)
 {
 	/* A row that is locked is being settled, in a transaction that the same worker has
 	 * open: its lease cannot lapse, and nobody should wait for that. */
-	static GnQuery query = GN_QUERY(
-		"WITH free AS (SELECT j.id" HELD " FOR UPDATE OF j SKIP LOCKED),"
-		" extended AS (UPDATE _grownext.queue_job AS j SET lease_until = $3"
-		" FROM free AS f WHERE j.id = f.id)"
-		" SELECT DISTINCT j.id" HELD " ORDER BY j.id",
-		INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID);
+	static GnQuery query =
+		GN_QUERY("WITH free AS (SELECT j.id" HELD " FOR UPDATE OF j SKIP LOCKED),"
+				 " extended AS (UPDATE _grownext.queue_job AS j SET lease_until = $3"
+				 " FROM free AS f WHERE j.id = f.id)"
+				 " SELECT DISTINCT j.id" HELD " ORDER BY j.id",
+				 INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID);
 	Datum values[3] = {ids, lease_ids, TimestampTzGetDatum(until)};
 	int count = (int) gn_spi_execute(&query, values, NULL, false);
 
@@ -369,8 +369,7 @@ gn_storage_progress(int64 id, const Jsonb *progress)
 	return gn_spi_execute(&query, values, NULL, false) == 1;
 }
 
-#define OLDEST_FIRST                                                                   \
-	" ORDER BY j.lease_until, j.id LIMIT $3 FOR UPDATE SKIP LOCKED"
+#define OLDEST_FIRST " ORDER BY j.lease_until, j.id LIMIT $3 FOR UPDATE SKIP LOCKED"
 
 int
 gn_storage_lapsed(const char *queue, TimestampTz now, int most, GnJob **jobs)
@@ -380,14 +379,16 @@ gn_storage_lapsed(const char *queue, TimestampTz now, int most, GnJob **jobs)
 								" WHERE j.lease_until <= $2" OLDEST_FIRST,
 				 TEXTOID, TIMESTAMPTZOID, INT4OID);
 	static GnQuery of_queue =
-		GN_QUERY(LEASED_COLUMNS " FROM _grownext.queue_job AS j"
-								" WHERE j.queue = $1 AND j.lease_until <= $2"
-								OLDEST_FIRST,
+		GN_QUERY(LEASED_COLUMNS
+				 " FROM _grownext.queue_job AS j"
+				 " WHERE j.queue = $1 AND j.lease_until <= $2" OLDEST_FIRST,
 				 TEXTOID, TIMESTAMPTZOID, INT4OID);
 	char nulls[3] = {' ', ' ', ' '};
 	Datum values[3] = {text_or_null(queue, &nulls[0]), TimestampTzGetDatum(now),
 					   Int32GetDatum(most)};
-	int count = read_leased(gn_spi_execute(queue ? &of_queue : &any, values, nulls, false), jobs);
+	int count =
+		read_leased(gn_spi_execute(queue ? &of_queue : &any, values, nulls, false),
+					jobs);
 
 	mark_cancelled(*jobs, count);
 	return count;
