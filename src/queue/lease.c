@@ -740,8 +740,8 @@ gn_job_progress(PG_FUNCTION_ARGS)
 	Oid caller = GetUserId();
 	int64 id;
 	Jsonb *progress;
-	char *queue;
 	bool running;
+	GnJob job;
 	GnSpi spi;
 
 	require_arguments(fcinfo, lengthof(names), names);
@@ -754,10 +754,12 @@ gn_job_progress(PG_FUNCTION_ARGS)
 	}
 	PreventCommandIfReadOnly("job_progress()");
 	gn_spi_begin(&spi);
-	queue = gn_storage_leased_queue(id);
-	if (queue)
-		require_right(caller, queue);
-	running = queue && gn_storage_progress(id, progress);
+	running = gn_storage_look(id, 0, &job);
+	if (running)
+	{
+		require_right(caller, job.queue);
+		gn_storage_progress(id, progress);
+	}
 	gn_spi_end(&spi);
 	if (!running)
 		ereport(ERROR, (errcode(GN_ERRCODE_LEASE_STALE),
@@ -777,10 +779,12 @@ gn_job_bind(PG_FUNCTION_ARGS)
 	GnSpi spi;
 
 	require_arguments(fcinfo, lengthof(lease_names), lease_names);
-	PreventCommandIfReadOnly("job_bind()");
-	gn_prepare_refuse("job_bind()");
 	gn_spi_begin(&spi);
-	job = pin_one(caller, PG_GETARG_INT64(0), PG_GETARG_INT64(1));
+	/* No lock: the worker goes on to renew the lease, on another connection. */
+	if (PG_GETARG_INT64(1) == 0 ||
+		!gn_storage_look(PG_GETARG_INT64(0), PG_GETARG_INT64(1), &job))
+		raise_stale(PG_GETARG_INT64(0));
+	require_right(caller, job.queue);
 	MemoryContextSwitchTo(memory);
 	/* a job without a context is nobody's, not that of the job before it */
 	claims = job.claims ? DatumGetJsonbPCopy(JsonbPGetDatum(job.claims))

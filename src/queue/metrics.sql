@@ -64,7 +64,8 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
                 UNION ALL
                 SELECT m.at, m.sla_start_within, m.within, m.late FROM _grownext.queue_measured() AS m
                  WHERE m.queue = q.queue AND unwritten) AS h
-         WHERE h.sla_start_within = q.sla_start_within AND h.at > queue_sla_attained.now - q.sla_window) AS c
+         WHERE h.sla_start_within = q.sla_start_within AND h.at > queue_sla_attained.now - q.sla_window
+           AND h.at <= queue_sla_attained.now) AS c
      WHERE q.queue = queue_sla_attained.queue AND q.sla_target IS NOT NULL
 $$;
 COMMENT ON FUNCTION _grownext.queue_sla_attained(text, timestamptz, boolean) IS 'The share of jobs of a queue that started within the time of its SLA.';

@@ -151,12 +151,14 @@ extern void gn_storage_succeed_many(Datum ids, Datum results, TimestampTz finish
 extern int
 gn_storage_extend(Datum ids, Datum lease_ids, TimestampTz until, int64 **held);
 
-/* The queues of the jobs of leases, and that of a leased job or NULL; by SPI_palloc. */
+/* The queues of the jobs of leases; by SPI_palloc. */
 extern int gn_storage_leased_queues(Datum ids, Datum lease_ids, char ***queues);
-extern char *gn_storage_leased_queue(int64 id);
 
-/* How far a leased job is; false when nobody has a lease of it. */
-extern bool gn_storage_progress(int64 id, const Jsonb *progress);
+/* A leased job, without a lock and without payload; lease 0: whatever lease it is. */
+extern bool gn_storage_look(int64 id, int64 lease_id, GnJob *job);
+
+/* How far a leased job is; one that is being settled needs none. */
+extern void gn_storage_progress(int64 id, const Jsonb *progress);
 
 /* Jobs whose lease is over and that nobody settles now, locked; queue NULL: of all. */
 extern int

@@ -345,28 +345,37 @@ gn_storage_leased_queues(Datum ids, Datum lease_ids, char ***queues)
 	return count;
 }
 
-char *
-gn_storage_leased_queue(int64 id)
+bool
+gn_storage_look(int64 id, int64 lease_id, GnJob *job)
 {
-	static GnQuery query = GN_QUERY("SELECT queue FROM _grownext.queue_job"
-									" WHERE id = $1 AND lease_until IS NOT NULL",
-									INT8OID);
-	Datum values[1] = {Int64GetDatum(id)};
+	static GnQuery query =
+		GN_QUERY(LEASED_COLUMNS " FROM _grownext.queue_job AS j WHERE j.id = $1"
+								" AND coalesce(j.lease_id = nullif($2, 0), true)"
+								" AND j.lease_until IS NOT NULL",
+				 INT8OID, INT8OID);
+	Datum values[2] = {Int64GetDatum(id), Int64GetDatum(lease_id)};
+	GnJob *jobs;
 
-	if (gn_spi_execute(&query, values, NULL, false) == 0)
-		return NULL;
-	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (read_leased(gn_spi_execute(&query, values, NULL, false), &jobs) == 0)
+		return false;
+	*job = jobs[0];
+	return true;
 }
 
-bool
+void
 gn_storage_progress(int64 id, const Jsonb *progress)
 {
-	static GnQuery query = GN_QUERY("UPDATE _grownext.queue_job SET progress = $2"
-									" WHERE id = $1 AND lease_until IS NOT NULL",
-									INT8OID, JSONBOID);
+	/* The worker's own transaction that settles the job may be open: who waited for it
+	 * would wait for himself. */
+	static GnQuery query = GN_QUERY(
+		"WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = $1"
+		" AND j.lease_until IS NOT NULL FOR UPDATE SKIP LOCKED)"
+		" UPDATE _grownext.queue_job AS j SET progress = $2"
+		" FROM free AS f WHERE j.id = f.id",
+		INT8OID, JSONBOID);
 	Datum values[2] = {Int64GetDatum(id), PointerGetDatum(progress)};
 
-	return gn_spi_execute(&query, values, NULL, false) == 1;
+	(void) gn_spi_execute(&query, values, NULL, false);
 }
 
 #define OLDEST_FIRST " ORDER BY j.lease_until, j.id LIMIT $3 FOR UPDATE SKIP LOCKED"
