@@ -118,7 +118,8 @@ GRANT EXECUTE ON FUNCTION
     grownext.queue_pause(text), grownext.queue_resume(text), grownext.queue_purge(text), grownext.queue_drop(text),
     grownext.queue_grant(text, name, text), grownext.queue_revoke(text, name, text)
     TO grownext_admin;
-GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext_service, grownext_monitor;
+GRANT USAGE ON TYPE grownext.queue_period TO grownext_admin, grownext_service, grownext_monitor;
+GRANT EXECUTE ON FUNCTION grownext.queue_stats(text), grownext.queue_history(text, timestamptz, timestamptz, interval) TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
 

@@ -61,14 +61,15 @@ keep_text(uint64 row, int number)
 static void
 load_queues(void)
 {
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT queue, concurrency, max_attempts,"
-						" extract(epoch FROM backoff_base)::pg_catalog.float8,"
-						" extract(epoch FROM backoff_cap)::pg_catalog.float8,"
-						" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
-						" ordered, expire, paused_at IS NOT NULL, handler, "
-						"handler_takes = 'job', run_as"
-						" FROM _grownext.queue_queue ORDER BY queue");
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT queue, concurrency, max_attempts,"
+		" extract(epoch FROM backoff_base)::pg_catalog.float8,"
+		" extract(epoch FROM backoff_cap)::pg_catalog.float8,"
+		" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
+		" ordered, expire, paused_at IS NOT NULL, handler, "
+		"handler_takes = 'job', run_as,"
+		" (extract(epoch FROM sla_start_within) * 1000000)::pg_catalog.int8"
+		" FROM _grownext.queue_queue ORDER BY queue");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
 	queues = MemoryContextAllocZero(definition_memory, (count + 1) * sizeof(GnQueue));
@@ -89,6 +90,7 @@ load_queues(void)
 			.handler = keep_text(i, 10),
 			.handler_takes_job = DatumGetBool(column(i, 11, &null)),
 			.run_as = keep_text(i, 12),
+			.sla_within = DatumGetInt64(column(i, 13, &null)),
 		};
 	}
 	queue_count = (int) count;

@@ -20,6 +20,7 @@ typedef struct GnQueue
 	char *handler; /* qualified and quoted, or NULL */
 	bool handler_takes_job;
 	char *run_as;
+	int64 sla_within; /* us a job may wait; 0: no SLA */
 } GnQueue;
 
 extern void gn_definition_init(void);

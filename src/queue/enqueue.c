@@ -23,6 +23,7 @@
 #include "core/worker.h"
 #include "queue/definition.h"
 #include "queue/lock.h"
+#include "queue/metrics.h"
 #include "queue/queue.h"
 #include "queue/storage.h"
 #include "queue/wait.h"
@@ -178,6 +179,16 @@ resolve_unique(const GnEnqueue *request, const GnJob *job, bool ready, bool *rep
 	return existing;
 }
 
+static void
+note_enqueued(const GnJob *job, int count)
+{
+	GnMeasurement enqueued = {.what = GN_MEASURE_ENQUEUED,
+							  .count = count,
+							  .at = job->enqueued_at};
+
+	gn_metrics_note_at_commit(job->queue, &enqueued);
+}
+
 static int64
 store_job(const GnEnqueue *request, const GnQueue *queue)
 {
@@ -200,6 +211,7 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	{
 		id = gn_storage_put(&job, ready);
 		stored = true;
+		note_enqueued(&job, 1);
 		if (request->unique_for)
 			gn_storage_hold_unique(job.queue, job.unique_key, id,
 								   window_end(job.enqueued_at, request->unique_for));
@@ -450,6 +462,7 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 	gn_storage_put_many(&job, ready, count, payloads, group_key_array(groups, count),
 						ids);
 	gn_spi_end(&spi);
+	note_enqueued(&job, count);
 	if (!ready)
 		gn_worker_tick_at_commit();
 	else

@@ -50,6 +50,7 @@
 #include "queue/definition.h"
 #include "queue/executor.h"
 #include "queue/handler.h"
+#include "queue/metrics.h"
 #include "queue/running.h"
 #include "queue/slot.h"
 #include "queue/wait.h"
@@ -343,6 +344,23 @@ call_handler(Run *run, const GnHandler *handler)
 	return result;
 }
 
+static void
+note_start(Run *run)
+{
+	GnMeasurement start = gn_metrics_start(&run->queue, &run->job, run->started_at);
+
+	run->job.leased_at = run->started_at;
+	gn_metrics_note(run->queue.name, &start);
+}
+
+static void
+note_end(const Run *run, GnMeasure what)
+{
+	GnMeasurement end = gn_metrics_end(what, &run->job, run->job.leased_at, gn_now());
+
+	gn_metrics_note(run->queue.name, &end);
+}
+
 /* Whoever waits outside for the place or the turn that is free now. */
 static void
 call_next(const Run *run)
@@ -450,6 +468,20 @@ judge_failure(const Run *run, const ErrorData *error)
 	return GN_FAILURE_RETRY;
 }
 
+static GnMeasure
+measure_of(GnFailure failure)
+{
+	switch (failure)
+	{
+		case GN_FAILURE_SNOOZE:
+			return GN_MEASURE_SNOOZED;
+		case GN_FAILURE_DEAD:
+			return GN_MEASURE_DEAD;
+		default:
+			return GN_MEASURE_FAILED;
+	}
+}
+
 static void
 record_failure(Run *run, const ErrorData *error)
 {
@@ -480,6 +512,7 @@ record_failure(Run *run, const ErrorData *error)
 		gn_worker_tick_at_commit();
 	call_next(run);
 	commit_transaction();
+	note_end(run, cancelled ? GN_MEASURE_CANCELLED : measure_of(failure));
 	if (cancelled)
 		return;
 	if (failure != GN_FAILURE_SNOOZE)
@@ -575,9 +608,11 @@ run_taken_job(Run *run)
 	run->started_at = gn_now();
 	limit_fired = 0;
 	QueryCancelPending = false; /* meant for an earlier job */
-	gn_running_begin(run->job.id);
+	gn_running_begin(run->job.id, run->started_at);
 	report_activity(run);
 	reason = unwanted(run);
+	if (reason == NULL)
+		note_start(run);
 	PG_TRY();
 	{
 		if (reason)
@@ -587,6 +622,7 @@ run_taken_job(Run *run)
 		commit_transaction();
 		gn_running_end();
 		become_myself();
+		note_end(run, reason ? GN_MEASURE_CANCELLED : GN_MEASURE_SUCCEEDED);
 	}
 	PG_CATCH();
 	{

@@ -51,6 +51,10 @@ CREATE OR REPLACE FUNCTION _grownext.queue_running_progress(id bigint) RETURNS j
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_running_progress';
 COMMENT ON FUNCTION _grownext.queue_running_progress(bigint) IS 'What the handler of a running job reported.';
 
+CREATE OR REPLACE FUNCTION _grownext.queue_running_since(id bigint) RETURNS timestamptz
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_running_since';
+COMMENT ON FUNCTION _grownext.queue_running_since(bigint) IS 'Since when an executor has the job.';
+
 CREATE OR REPLACE FUNCTION _grownext.queue_interrupt(id bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_interrupt';
 COMMENT ON FUNCTION _grownext.queue_interrupt(bigint) IS 'Interrupts the handler of a running job; false when no executor has it.';
@@ -98,15 +102,24 @@ LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT j.id, j.queue,
            CASE WHEN h.held THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END,
            j.failures + h.held::int, coalesce(j.progress, _grownext.queue_running_progress(j.id)), NULL::jsonb, j.last_error,
-           j.attempts, j.max_attempts, j.priority, j.unique_key, j.group_key, j.tenant_id, j.enqueued_at, j.run_at, j.leased_at,
-           NULL::timestamptz, j.deadline, coalesce(j.deadline < _grownext.core_now(), false), j.worker, j.lease_until
+           j.attempts, j.max_attempts, j.priority, j.unique_key, j.group_key, j.tenant_id, j.enqueued_at, j.run_at,
+           coalesce(j.leased_at, _grownext.queue_running_since(j.id)), NULL::timestamptz, j.deadline,
+           coalesce(j.deadline < _grownext.core_now(), false),
+           CASE WHEN h.held AND j.leased_at IS NULL THEN 'executor' ELSE j.worker END, j.lease_until
       FROM _grownext.queue_job AS j,
            LATERAL (SELECT j.lease_until IS NOT NULL OR _grownext.queue_job_running(j.id) AS held) AS h
      WHERE j.id = job_id
     UNION ALL
-    SELECT d.id, d.queue, d.state, d.failures + (d.state = 'succeeded')::int, NULL, d.result, d.last_error, d.attempts,
+    SELECT d.id, d.queue, d.state, d.failures + (d.state = 'succeeded')::int, NULL, d.result, d.last_error,
+           d.attempts || CASE
+               WHEN d.state = 'succeeded' THEN jsonb_build_object('attempt', d.failures + 1, 'started_at', d.started_at,
+                   'succeeded_at', d.finished_at, 'worker', d.worker)
+               WHEN d.started_at IS NULL THEN jsonb_build_object('cancelled_at', d.finished_at, 'error', d.last_error)
+               ELSE jsonb_build_object('attempt', d.failures + 1, 'started_at', d.started_at,
+                   'cancelled_at', d.finished_at, 'error', d.last_error, 'worker', d.worker) END,
            d.max_attempts, d.priority, d.unique_key, d.group_key, d.tenant_id, d.enqueued_at, d.run_at, d.started_at,
-           d.finished_at, d.deadline, coalesce(d.deadline < d.finished_at, false), NULL, NULL
+           d.finished_at, d.deadline, coalesce(d.deadline < d.finished_at, false),
+           CASE WHEN d.started_at IS NOT NULL THEN d.worker END, NULL
       FROM _grownext.queue_done AS d WHERE d.id = job_id
     UNION ALL
     SELECT d.id, d.queue, 'dead', d.failures, NULL, NULL, d.last_error, d.attempts, d.max_attempts, d.priority, d.unique_key,
@@ -244,12 +257,23 @@ COMMENT ON FUNCTION _grownext.queue_expire(timestamptz, int) IS 'Deletes outcome
 -- The whole definition: an option that is not named takes its default.
 CREATE OR REPLACE FUNCTION _grownext.queue_store_definition(queue text, options jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sla CONSTANT jsonb := options -> 'sla';
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"concurrency": "number", "max_attempts": "number",
         "backoff_base": "string", "backoff_cap": "string", "timeout": "string", "retention": "string",
-        "dead_retention": "string", "ordered": "boolean", "expire": "boolean"}');
+        "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "sla": "object"}');
+    IF options ? 'sla' THEN
+        PERFORM _grownext.core_check_options(sla, '{"start_within": "string", "target": "number", "window": "string"}');
+        IF NOT sla ?& ARRAY['start_within', 'target'] THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+                MESSAGE = 'option "sla" must say start_within and target',
+                HINT = 'Such as {"start_within": "5 seconds", "target": 0.99, "window": "1 day"}.';
+        END IF;
+    END IF;
     INSERT INTO _grownext.queue_queue AS q (queue, concurrency, max_attempts, backoff_base, backoff_cap, timeout,
-                                            retention, dead_retention, ordered, expire, created_at)
+                                            retention, dead_retention, ordered, expire, sla_start_within,
+                                            sla_target, sla_window, created_at)
     VALUES (queue_store_definition.queue,
             (options ->> 'concurrency')::int,
             coalesce((options ->> 'max_attempts')::int, 25),
@@ -260,22 +284,27 @@ BEGIN
             coalesce((options ->> 'dead_retention')::interval, '90 days'),
             coalesce((options ->> 'ordered')::boolean, false),
             coalesce((options ->> 'expire')::boolean, false),
+            (sla ->> 'start_within')::interval,
+            (sla ->> 'target')::double precision,
+            CASE WHEN sla IS NOT NULL THEN coalesce((sla ->> 'window')::interval, '1 day') END,
             _grownext.core_now())
     ON CONFLICT ON CONSTRAINT queue_queue_pkey DO UPDATE
         SET concurrency = EXCLUDED.concurrency, max_attempts = EXCLUDED.max_attempts,
             backoff_base = EXCLUDED.backoff_base, backoff_cap = EXCLUDED.backoff_cap, timeout = EXCLUDED.timeout,
             retention = EXCLUDED.retention, dead_retention = EXCLUDED.dead_retention,
-            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire
+            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire, sla_start_within = EXCLUDED.sla_start_within,
+            sla_target = EXCLUDED.sla_target, sla_window = EXCLUDED.sla_window
         WHERE (q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-               q.ordered, q.expire)
+               q.ordered, q.expire, q.sla_start_within, q.sla_target, q.sla_window)
               IS DISTINCT FROM
               (EXCLUDED.concurrency, EXCLUDED.max_attempts, EXCLUDED.backoff_base, EXCLUDED.backoff_cap, EXCLUDED.timeout,
-               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire);
+               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire,
+               EXCLUDED.sla_start_within, EXCLUDED.sla_target, EXCLUDED.sla_window);
 EXCEPTION
     WHEN check_violation THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('invalid definition of queue "%s"', queue),
-            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative.';
+            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative, start_within of an sla is 1 ms to 7 days, its target more than 0 and at most 1, its window 1 minute to 90 days.';
 END
 $$;
 COMMENT ON FUNCTION _grownext.queue_store_definition(text, jsonb) IS 'Creates or updates a queue, internal ones too.';
@@ -370,6 +399,9 @@ BEGIN
     DELETE FROM _grownext.queue_dead AS d WHERE d.queue = queue_drop.queue;
     DELETE FROM _grownext.queue_window AS w WHERE w.queue = queue_drop.queue;
     DELETE FROM _grownext.queue_total AS t WHERE t.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_history AS h WHERE h.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_sla_miss AS m WHERE m.queue = queue_drop.queue;
+    PERFORM _grownext.queue_forget(queue);
     WITH granted AS (
         DELETE FROM _grownext.queue_grant AS g WHERE g.queue = queue_drop.queue RETURNING g.role_name)
     SELECT array_agg(DISTINCT g.role_name) INTO granted_to FROM granted AS g;
@@ -533,57 +565,12 @@ END
 $$;
 COMMENT ON FUNCTION grownext.job_redrive(text, bigint[]) IS 'Makes dead letters of a queue (all, or those named) ready again and says how many.';
 
--- Figures -------------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION grownext.queue_stats(queue text DEFAULT NULL) RETURNS SETOF grownext.queue_state
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH live AS (
-        SELECT l.queue, count(*) AS enqueued, coalesce(sum(l.failures), 0) AS failed,
-               count(*) FILTER (WHERE l.state = 'ready') AS ready,
-               count(*) FILTER (WHERE l.state = 'running') AS running,
-               count(*) FILTER (WHERE l.state = 'scheduled') AS scheduled,
-               min(l.run_at) FILTER (WHERE l.state = 'ready') AS oldest,
-               count(*) FILTER (WHERE l.deadline < _grownext.core_now()) AS missed
-          FROM _grownext.queue_live AS l
-         WHERE l.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY l.queue),
-    done AS (
-        SELECT d.queue, count(*) AS enqueued, coalesce(sum(d.failures), 0) AS failed,
-               count(*) FILTER (WHERE d.state = 'succeeded') AS succeeded,
-               count(*) FILTER (WHERE d.deadline < d.finished_at) AS missed
-          FROM _grownext.queue_done AS d
-         WHERE d.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY d.queue),
-    dead AS (
-        SELECT d.queue, count(*) AS enqueued, coalesce(sum(d.failures), 0) AS failed,
-               count(*) FILTER (WHERE d.deadline < d.died_at) AS missed
-          FROM _grownext.queue_dead AS d
-         WHERE d.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY d.queue)
-    SELECT q.queue, coalesce(l.ready, 0), coalesce(l.running, 0), coalesce(l.scheduled, 0), coalesce(x.enqueued, 0),
-           greatest(_grownext.core_now() - l.oldest, '0'),
-           (coalesce(l.enqueued, 0) + coalesce(d.enqueued, 0) + coalesce(x.enqueued, 0) + coalesce(t.enqueued, 0))::bigint,
-           (coalesce(d.succeeded, 0) + coalesce(t.succeeded, 0))::bigint,
-           (coalesce(l.failed, 0) + coalesce(d.failed, 0) + coalesce(x.failed, 0) + coalesce(t.failed, 0))::bigint,
-           p.wait[1], p.wait[2], p.run[1], p.run[2],
-           q.paused_at IS NOT NULL,
-           (coalesce(l.missed, 0) + coalesce(d.missed, 0) + coalesce(x.missed, 0) + coalesce(t.missed, 0))::bigint
-      FROM _grownext.queue_queue AS q
-      LEFT JOIN live AS l ON l.queue = q.queue
-      LEFT JOIN done AS d ON d.queue = q.queue
-      LEFT JOIN dead AS x ON x.queue = q.queue
-      LEFT JOIN _grownext.queue_total AS t ON t.queue = q.queue
-      CROSS JOIN LATERAL (
-        SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM r.started_at - r.run_at)::float8) AS wait,
-               percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM r.finished_at - r.started_at)::float8) AS run
-          FROM (SELECT s.started_at, s.run_at, s.finished_at FROM _grownext.queue_done AS s
-                 WHERE s.queue = q.queue AND s.started_at IS NOT NULL AND s.finished_at > _grownext.core_now() - interval '1 hour'
-                 ORDER BY s.finished_at DESC LIMIT 10000) AS r) AS p
-     WHERE q.queue = queue_stats.queue OR queue_stats.queue IS NULL
-     ORDER BY q.queue
-$$;
-COMMENT ON FUNCTION grownext.queue_stats(text) IS 'Counts, totals, age of the oldest ready job and times of the last hour, per queue.';
+-- Views ----------------------------------------------------------------------------
 
 CREATE OR REPLACE VIEW grownext.queue WITH (security_barrier) AS
     SELECT q.queue, q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at
+           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at,
+           q.sla_start_within, q.sla_target, q.sla_window
       FROM _grownext.queue_queue AS q;
 COMMENT ON VIEW grownext.queue IS 'Queues, their limits and handlers.';
 
@@ -604,6 +591,7 @@ DECLARE
     promoted bigint := _grownext.queue_promote(queue_tick.now, batch);
     expired bigint := _grownext.queue_expire(queue_tick.now, batch);
 BEGIN
+    PERFORM _grownext.queue_keep_figures(queue_tick.now);
     IF lapsed = batch OR promoted = batch OR expired = batch THEN
         RETURN queue_tick.now; -- there is more
     END IF;
@@ -611,7 +599,7 @@ BEGIN
                  CASE WHEN stubborn > 0 THEN queue_tick.now + interval '1 second' END);
 END
 $$;
-COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: interrupts what was cancelled, takes back leases, makes due jobs ready, deletes outcomes past their retention; returns when the next is due.';
+COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: interrupts what was cancelled, takes back leases, makes due jobs ready, deletes outcomes past their retention, writes figures down; returns when the next is due.';
 
 -- For unfence(pending => 'skip'). Leases in a copy are those of the original's workers:
 -- their jobs end with them.
@@ -624,6 +612,30 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT _grownext.queue_cancel_where(NULL, NULL, 'skipped by unfence()') + (SELECT count(*) FROM leased)
 $$;
 COMMENT ON FUNCTION _grownext.queue_skip_pending() IS 'Cancels every job that waits or has a lease, in every queue; returns how many.';
+
+-- metrics.sql, which follows, has the functions it calls: a plpgsql body is read when it runs.
+CREATE OR REPLACE FUNCTION _grownext.queue_metrics_status() RETURNS SETOF grownext.status_item
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    uncounted CONSTANT bigint := _grownext.queue_uncounted();
+BEGIN
+    RETURN QUERY
+    SELECT 'queue', q.queue, 'degraded',
+           format('SLA missed: %s %% of jobs started within %s, over %s; the target is %s %%', floor(a.attained * 10000) / 100,
+                  q.sla_start_within, q.sla_window, (q.sla_target * 100)::numeric),
+           format('SELECT * FROM grownext.queue_history(%L);', q.queue),
+           (SELECT m.missed_at FROM _grownext.queue_sla_miss AS m WHERE m.queue = q.queue)
+      FROM _grownext.queue_queue AS q
+     CROSS JOIN LATERAL _grownext.queue_sla_attained(q.queue, _grownext.core_now(), true) AS a (attained)
+     WHERE q.sla_target IS NOT NULL AND a.attained < q.sla_target;
+    IF uncounted > 0 THEN
+        RETURN QUERY
+        SELECT 'queue', 'metrics', 'degraded', format('%s times were not counted: more queues are in use than fit', uncounted),
+               'Raise grownext.queue_metrics in postgresql.conf and restart the server.', NULL::timestamptz;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_metrics_status() IS 'SLAs that are missed, and figures that are incomplete.';
 
 -- Counts stop at a thousand: status() is never slow.
 CREATE OR REPLACE FUNCTION _grownext.queue_status() RETURNS SETOF grownext.status_item
@@ -671,6 +683,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            CASE WHEN f.handler IS NULL THEN 'Start more workers.' ELSE 'See grownext.workers(); raise grownext.executors if they are all busy.' END, f.oldest
       FROM figure AS f
      WHERE (f.handler IS NOT NULL OR f.leased > 0 OR f.waiting > 0) AND f.paused_at IS NULL AND f.oldest < _grownext.core_now() - interval '5 minutes'
+    UNION ALL
+    SELECT * FROM _grownext.queue_metrics_status()
 $$;
 COMMENT ON FUNCTION _grownext.queue_status() IS 'What a DBA should know about queues.';
 

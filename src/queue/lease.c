@@ -30,6 +30,7 @@
 #include "queue/definition.h"
 #include "queue/executor.h"
 #include "queue/lease.h"
+#include "queue/metrics.h"
 #include "queue/running.h"
 #include "queue/slot.h"
 #include "queue/storage.h"
@@ -44,8 +45,6 @@ GN_FUNCTION(gn_job_snooze);
 GN_FUNCTION(gn_job_progress);
 GN_FUNCTION(gn_job_bind);
 GN_FUNCTION(gn_queue_lapse);
-GN_FUNCTION(gn_queue_running_progress);
-GN_FUNCTION(gn_queue_interrupt);
 
 #define MAX_COUNT 10000 /* jobs of one call */
 #define MAX_LEASE (7 * USECS_PER_DAY)
@@ -186,6 +185,15 @@ raise_stale(int64 id)
 
 /* ---- what ends a lease ---- */
 
+/* A lease that lapsed has begun at a time that is not known any more. */
+static void
+note_end(const GnJob *job, GnMeasure what, TimestampTz now)
+{
+	GnMeasurement end = gn_metrics_end(what, job, job->leased_at, now);
+
+	gn_metrics_note_at_commit(job->queue, &end);
+}
+
 /* A place of a limited queue, or the turn of a group, is free again at commit. */
 static void
 give_place(const char *name)
@@ -212,6 +220,8 @@ fail_job(const GnJob *job, const char *error, int64 delay, bool discard,
 	if (delay < 0)
 		delay = (int64) (gn_queue_backoff(queue, job->failures) * USECS_PER_SEC);
 	gn_storage_fail(job, failure, job->leased_at, now, now + delay, error);
+	note_end(job, failure == GN_FAILURE_DEAD ? GN_MEASURE_DEAD : GN_MEASURE_FAILED,
+			 now);
 	if (failure == GN_FAILURE_RETRY)
 		gn_worker_tick_at_commit();
 	give_place(job->queue);
@@ -222,6 +232,7 @@ static void
 cancel_job(const GnJob *job, const char *reason, TimestampTz now)
 {
 	gn_storage_cancel(job, now, reason);
+	note_end(job, GN_MEASURE_CANCELLED, now);
 	give_place(job->queue);
 }
 
@@ -266,12 +277,25 @@ keep_wanted(const GnQueue *queue, GnJob *jobs, int count, TimestampTz now)
 
 	for (int i = 0; i < count; i++)
 	{
+		GnJob unbegun = jobs[i];
+
+		unbegun.leased_at = 0;
 		if (jobs[i].cancelled)
-			gn_storage_cancel(&jobs[i], now, GN_CANCELLED);
+			gn_storage_cancel(&unbegun, now, GN_CANCELLED);
 		else if (queue->expire && jobs[i].deadline && jobs[i].deadline < now)
-			gn_storage_cancel(&jobs[i], now, GN_DEADLINE_PASSED);
+			gn_storage_cancel(&unbegun, now, GN_DEADLINE_PASSED);
 		else
+		{
 			jobs[kept++] = jobs[i];
+			continue;
+		}
+		note_end(&unbegun, GN_MEASURE_CANCELLED, now);
+	}
+	for (int i = 0; i < kept; i++)
+	{
+		GnMeasurement start = gn_metrics_start(queue, &jobs[i], now);
+
+		gn_metrics_note_at_commit(queue->name, &start);
 	}
 	return kept;
 }
@@ -474,7 +498,10 @@ settle(GnJob *jobs, int count, const Outcome *outcomes, int outcome_count)
 	gn_storage_succeed_many(id_array(done, succeeded),
 							results_of(jobs, succeeded, outcomes, outcome_count), now);
 	for (int i = 0; i < succeeded; i++)
+	{
+		note_end(&jobs[i], GN_MEASURE_SUCCEEDED, now);
 		give_place(jobs[i].queue);
+	}
 	return succeeded;
 }
 
@@ -653,6 +680,7 @@ gn_job_snooze(PG_FUNCTION_ARGS)
 	else
 	{
 		gn_storage_fail(&job, GN_FAILURE_SNOOZE, job.leased_at, now, now + delay, "");
+		note_end(&job, GN_MEASURE_SNOOZED, now);
 		gn_worker_tick_at_commit();
 		give_place(job.queue);
 	}
@@ -765,24 +793,4 @@ gn_job_bind(PG_FUNCTION_ARGS)
 	gn_context_bind(GN_CONTEXT_JOB, claims, NULL);
 	gn_warn_outside_block("job_bind()");
 	PG_RETURN_VOID();
-}
-
-/* ---- handlers in this database ---- */
-
-/* SQL: _grownext.queue_running_progress(id bigint) */
-Datum
-gn_queue_running_progress(PG_FUNCTION_ARGS)
-{
-	Jsonb *progress = gn_running_progress(PG_GETARG_INT64(0));
-
-	if (progress == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_JSONB_P(progress);
-}
-
-/* SQL: _grownext.queue_interrupt(id bigint) */
-Datum
-gn_queue_interrupt(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(gn_running_interrupt(PG_GETARG_INT64(0)));
 }

@@ -31,7 +31,8 @@ typedef struct Cell
 {
 	pid_t pid; /* 0: free */
 	Oid database;
-	int64 id;              /* 0: none in hand */
+	int64 id; /* 0: none in hand */
+	TimestampTz started_at;
 	uint32 turn;           /* of the job in hand */
 	volatile uint32 meant; /* the turn that is to be interrupted */
 	uint32 length;         /* of progress; 0: none */
@@ -128,7 +129,7 @@ take_cell(void)
 }
 
 void
-gn_running_begin(int64 id)
+gn_running_begin(int64 id, TimestampTz started_at)
 {
 	static uint32 turns = 0;
 
@@ -138,6 +139,7 @@ gn_running_begin(int64 id)
 		turns++;
 	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
 	my_cell->id = id;
+	my_cell->started_at = started_at;
 	my_cell->turn = turns;
 	my_cell->meant = 0;
 	my_cell->length = 0;
@@ -203,6 +205,21 @@ gn_running_progress(int64 id)
 	progress = palloc(length);
 	memcpy(progress, copy, length);
 	return progress;
+}
+
+TimestampTz
+gn_running_since(int64 id)
+{
+	TimestampTz since;
+	Cell *cell;
+
+	if (cells == NULL)
+		return 0;
+	LWLockAcquire(&cells->lock, LW_SHARED);
+	cell = find_cell(id);
+	since = cell ? cell->started_at : 0;
+	LWLockRelease(&cells->lock);
+	return since;
 }
 
 bool

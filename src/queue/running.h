@@ -5,6 +5,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
 /* Bytes of a progress report. */
@@ -14,7 +15,7 @@ extern Size gn_running_shmem_size(void);
 extern void gn_running_shmem_init(void);
 
 /* This executor has a job in hand, or none any more: then nobody interrupts it. */
-extern void gn_running_begin(int64 id);
+extern void gn_running_begin(int64 id, TimestampTz started_at);
 extern void gn_running_end(void);
 
 /* The progress of the job in hand; seen by others at once, forgotten at its end. */
@@ -22,6 +23,9 @@ extern void gn_running_report(const Jsonb *progress);
 
 /* What the executor of a job in this database reported, palloc'd, or NULL. */
 extern Jsonb *gn_running_progress(int64 id);
+
+/* Since when an executor has a job of this database in hand; 0: none has. */
+extern TimestampTz gn_running_since(int64 id);
 
 /*
  * Interrupts the handler of a job in this database; false when no executor has it in

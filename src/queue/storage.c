@@ -321,11 +321,11 @@ finish(const GnJob *job, const char *state, TimestampTz started_at,
 		"started_at,"
 		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
 		"tenant_id,"
-		" result, last_error, attempts)"
+		" result, last_error, attempts, worker)"
 		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
 		"max_attempts, failures, $4,"
-		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts "
-		"FROM gone",
+		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts, "
+		"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
 	Datum values[6];
 	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
@@ -349,7 +349,7 @@ gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finishe
 void
 gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 {
-	finish(job, "cancelled", 0, finished_at, NULL, reason);
+	finish(job, "cancelled", job->leased_at, finished_at, NULL, reason);
 }
 
 #define ATTEMPT_ENTRY                                                                  \
@@ -357,7 +357,8 @@ gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 	"+ 1, "                                                                            \
 	"'started_at', $2::pg_catalog.timestamptz, 'failed_at', "                          \
 	"$3::pg_catalog.timestamptz, "                                                     \
-	"'error', $4::pg_catalog.text))"
+	"'error', $4::pg_catalog.text, 'worker', CASE WHEN leased_at IS NULL THEN "        \
+	"'executor' ELSE worker END))"
 /* The last 25 attempts are enough to see what goes wrong. */
 #define ATTEMPTS                                                                       \
 	"CASE WHEN pg_catalog.jsonb_array_length(attempts) < 25 THEN attempts ELSE "       \

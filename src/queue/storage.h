@@ -34,8 +34,8 @@ typedef struct GnJob
 	bool cancelled; /* somebody has asked to cancel it */
 	int64 lease_id; /* 0: none */
 	TimestampTz lease_until; /* 0: none, or it lapsed and was taken back */
-	TimestampTz leased_at;
-	int slot; /* of the queue's, that the lease holds; 0: none */
+	TimestampTz leased_at;   /* when the attempt began; 0: none did */
+	int slot;                /* of the queue's, that the lease holds; 0: none */
 } GnJob;
 
 /* Why a job was cancelled. */

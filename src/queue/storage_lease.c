@@ -233,10 +233,10 @@ gn_storage_cancelled(int64 id)
 }
 
 /* Reads rows of (id, queue, failures, max_attempts, lease_id, lease_until, leased_at,
- * claims). */
+ * claims, deadline). */
 #define LEASED_COLUMNS                                                                 \
 	"SELECT j.id, j.queue, j.failures, j.max_attempts, j.lease_id, j.lease_until, "    \
-	"j.leased_at, j.claims"
+	"j.leased_at, j.claims, j.deadline"
 
 static int
 read_leased(uint64 count, GnJob **jobs)
@@ -254,6 +254,7 @@ read_leased(uint64 count, GnJob **jobs)
 			.lease_id = gn_row_int(i, 5),
 			.lease_until = gn_row_int(i, 6),
 			.leased_at = gn_row_int(i, 7),
+			.deadline = gn_row_int(i, 9),
 		};
 
 		if (read > 0 && (*jobs)[read - 1].id == job.id)
@@ -292,11 +293,11 @@ gn_storage_succeed_many(Datum ids, Datum results, TimestampTz finished_at)
 		" RETURNING j.*, p.outcome)"
 		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
 		"started_at, finished_at, priority, max_attempts, failures, state, unique_key, "
-		"group_key, tenant_id, result, last_error, attempts)"
+		"group_key, tenant_id, result, last_error, attempts, worker)"
 		" SELECT id, queue, enqueued_at, run_at, deadline, coalesce(leased_at, $3), "
 		"$3, "
 		"priority, max_attempts, failures, 'succeeded', unique_key, group_key, "
-		"tenant_id, outcome, last_error, attempts FROM gone",
+		"tenant_id, outcome, last_error, attempts, worker FROM gone",
 		INT8ARRAYOID, JSONBARRAYOID, TIMESTAMPTZOID);
 	Datum values[3] = {ids, results, TimestampTzGetDatum(finished_at)};
 

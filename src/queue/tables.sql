@@ -22,6 +22,9 @@ CREATE TABLE _grownext.queue_queue (
     handler_takes  text,
     run_as         name,
     handled_at     timestamptz,
+    sla_start_within interval, -- NULL: none
+    sla_target     double precision,
+    sla_window     interval,
     paused_at      timestamptz,
     created_at     timestamptz NOT NULL,
     CONSTRAINT queue_queue_pkey PRIMARY KEY (queue),
@@ -31,6 +34,10 @@ CREATE TABLE _grownext.queue_queue (
     CONSTRAINT queue_queue_backoff_chk CHECK (backoff_base > '0' AND backoff_cap >= backoff_base AND backoff_cap <= '30 days'),
     CONSTRAINT queue_queue_timeout_chk CHECK (timeout >= '1 millisecond' AND timeout <= '7 days'),
     CONSTRAINT queue_queue_retention_chk CHECK (retention >= '0' AND dead_retention >= '0'),
+    CONSTRAINT queue_queue_sla_chk CHECK (
+        (sla_start_within IS NULL) = (sla_target IS NULL) AND (sla_start_within IS NULL) = (sla_window IS NULL)
+        AND sla_start_within >= '1 millisecond' AND sla_start_within <= '7 days'
+        AND sla_target > 0 AND sla_target <= 1 AND sla_window >= '1 minute' AND sla_window <= '90 days'),
     CONSTRAINT queue_queue_handler_chk CHECK (
         (handler IS NULL) = (handler_takes IS NULL) AND (handler IS NULL) = (run_as IS NULL)
         AND (handler IS NULL) = (handled_at IS NULL) AND handler_takes IN ('payload', 'job'))
@@ -125,6 +132,7 @@ CREATE TABLE _grownext.queue_done (
     result       jsonb,
     last_error   text,
     attempts     jsonb       NOT NULL,
+    worker       text, -- of the last attempt, by its own name; NULL: an executor, or it has none
     CONSTRAINT queue_done_pkey PRIMARY KEY (id),
     CONSTRAINT queue_done_state_chk CHECK (state IN ('succeeded', 'cancelled'))
 );
@@ -179,6 +187,39 @@ CREATE TABLE _grownext.queue_total (
 );
 COMMENT ON TABLE _grownext.queue_total IS 'Per queue, what the totals counted and the tables no longer hold.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_total', '');
+
+-- What happened in each queue: by the minute, and after two days by the hour. Rows of
+-- different terms of an SLA do not mix. Histograms are those of src/queue/histogram.h.
+CREATE TABLE _grownext.queue_history (
+    queue            text COLLATE "C" NOT NULL,
+    at               timestamptz NOT NULL, -- begin of the minute or hour
+    seconds          int      NOT NULL,
+    sla_start_within interval NOT NULL, -- what within and late are about; 0: no SLA
+    enqueued         bigint   NOT NULL,
+    started          bigint   NOT NULL, -- attempts
+    succeeded        bigint   NOT NULL,
+    failed           bigint   NOT NULL, -- attempts
+    dead             bigint   NOT NULL,
+    deadlines_missed bigint   NOT NULL, -- of jobs that were over then
+    within           bigint   NOT NULL,
+    late             bigint   NOT NULL,
+    wait             bigint[],
+    run              bigint[],
+    CONSTRAINT queue_history_pkey PRIMARY KEY (queue, at, seconds, sla_start_within),
+    CONSTRAINT queue_history_seconds_chk CHECK (seconds IN (60, 3600))
+);
+CREATE INDEX queue_history_at_idx ON _grownext.queue_history (seconds, at);
+COMMENT ON TABLE _grownext.queue_history IS 'Counts and times per queue, by the minute for two days and by the hour for ninety.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_history', '');
+
+-- Queues that miss their SLA now.
+CREATE TABLE _grownext.queue_sla_miss (
+    queue     text COLLATE "C" NOT NULL,
+    missed_at timestamptz NOT NULL,
+    CONSTRAINT queue_sla_miss_pkey PRIMARY KEY (queue)
+);
+COMMENT ON TABLE _grownext.queue_sla_miss IS 'Queues that miss their SLA, and since when: an event was sent.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_sla_miss', '');
 
 -- A route needs its queue. Core stands left of this component, so the constraint is
 -- ours; being a foreign key it also puts queues before routes when a dump is restored.
@@ -243,7 +284,28 @@ CREATE TYPE grownext.queue_state AS (
     wait_p99_ms      double precision,
     run_p50_ms       double precision,
     run_p99_ms       double precision,
+    sla_target       double precision,
+    sla_attained     double precision,
     paused           boolean,
     deadlines_missed bigint
 );
 COMMENT ON TYPE grownext.queue_state IS 'Figures of one queue.';
+
+CREATE TYPE grownext.queue_period AS (
+    queue            text,
+    at               timestamptz,
+    enqueued         bigint,
+    started          bigint,
+    succeeded        bigint,
+    failed           bigint,
+    dead             bigint,
+    deadlines_missed bigint,
+    wait_p50_ms      double precision,
+    wait_p99_ms      double precision,
+    run_p50_ms       double precision,
+    run_p99_ms       double precision,
+    sla_within       bigint,
+    sla_late         bigint,
+    sla_attained     double precision
+);
+COMMENT ON TYPE grownext.queue_period IS 'What happened in a queue in a span of time.';
