@@ -631,7 +631,7 @@ BEGIN
     IF uncounted > 0 THEN
         RETURN QUERY
         SELECT 'queue', 'metrics', 'degraded', format('%s times were not counted: more queues are in use than fit', uncounted),
-               'Raise grownext.queue_metrics in postgresql.conf and restart the server.', NULL::timestamptz;
+               'Set grownext.queue_metrics higher in postgresql.conf and restart the server.', NULL::timestamptz;
     END IF;
 END
 $$;

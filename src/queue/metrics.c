@@ -23,7 +23,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
@@ -142,31 +141,31 @@ empty_cell(Cell *cell)
 
 /* Table lock held. */
 static Cell *
-find_cell(const char *queue)
+find_cell(Cells *table, const char *queue)
 {
-	for (int i = 0; i < cells->used; i++)
+	for (int i = 0; i < table->used; i++)
 	{
-		if (is_of(&cells->cell[i], queue))
-			return &cells->cell[i];
+		if (is_of(&table->cell[i], queue))
+			return &table->cell[i];
 	}
 	return NULL;
 }
 
 /* Table lock held exclusively. A cell that may be given to another queue, or NULL. */
 static Cell *
-find_victim(TimestampTz now)
+find_victim(Cells *table, TimestampTz now)
 {
-	Cell *oldest = NULL;
+	Cell *oldest = &table->cell[0];
 
-	if (cells->used < cells->size)
-		return &cells->cell[cells->used++];
-	for (int i = 0; i < cells->size; i++)
+	if (table->used < table->size)
+		return &table->cell[table->used++];
+	for (int i = 0; i < table->size; i++)
 	{
-		Cell *cell = &cells->cell[i];
+		Cell *cell = &table->cell[i];
 
 		if (cell->since == 0)
 			return cell;
-		if (oldest == NULL || cell->since < oldest->since)
+		if (cell->since < oldest->since)
 			oldest = cell;
 	}
 	return oldest->since < now - GIVES_WAY_AFTER ? oldest : NULL;
@@ -174,18 +173,18 @@ find_victim(TimestampTz now)
 
 /* The queue's cell, made if there is none, or NULL. */
 static Cell *
-look_up_cell(const char *queue, TimestampTz now)
+look_up_cell(Cells *table, const char *queue, TimestampTz now)
 {
 	Cell *cell;
 
-	LWLockAcquire(&cells->lock, LW_SHARED);
-	cell = find_cell(queue);
-	LWLockRelease(&cells->lock);
+	LWLockAcquire(&table->lock, LW_SHARED);
+	cell = find_cell(table, queue);
+	LWLockRelease(&table->lock);
 	if (cell)
 		return cell;
-	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
-	cell = find_cell(queue);
-	if (cell == NULL && (cell = find_victim(now)) != NULL)
+	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
+	cell = find_cell(table, queue);
+	if (cell == NULL && (cell = find_victim(table, now)) != NULL)
 	{
 		LWLockAcquire(&cell->lock, LW_EXCLUSIVE);
 		empty_cell(cell);
@@ -194,18 +193,18 @@ look_up_cell(const char *queue, TimestampTz now)
 		LWLockRelease(&cell->lock);
 	}
 	else if (cell == NULL)
-		cells->uncounted++;
-	LWLockRelease(&cells->lock);
+		table->uncounted++;
+	LWLockRelease(&table->lock);
 	return cell;
 }
 
 /* The queue's cell, locked, or NULL. Where it was last time, it mostly is. */
 static Cell *
-lock_cell(const char *queue, TimestampTz now)
+lock_cell(Cells *table, const char *queue, TimestampTz now)
 {
 	static Cell *cache[CACHED];
-	Cell **cached =
-		&cache[hash_bytes((const unsigned char *) queue, (int) strlen(queue)) % CACHED];
+	size_t length = strlen(queue);
+	Cell **cached = &cache[(length + (unsigned char) queue[length / 2] * 7) % CACHED];
 
 	for (;;)
 	{
@@ -216,7 +215,7 @@ lock_cell(const char *queue, TimestampTz now)
 				return *cached;
 			LWLockRelease(&(*cached)->lock);
 		}
-		*cached = look_up_cell(queue, now);
+		*cached = look_up_cell(table, queue, now);
 		if (*cached == NULL)
 			return NULL;
 	}
@@ -255,9 +254,10 @@ count_end(Cell *cell, const GnMeasurement *m)
 void
 gn_metrics_note(const char *queue, const GnMeasurement *m)
 {
-	Cell *cell;
+	Cells *table = cells;
+	Cell *cell = table ? lock_cell(table, queue, m->at) : NULL;
 
-	if (cells == NULL || (cell = lock_cell(queue, m->at)) == NULL)
+	if (cell == NULL)
 		return;
 	if (m->what == GN_MEASURE_FORGET)
 		empty_cell(cell);
