@@ -49,6 +49,7 @@
 #include "core/worker.h"
 #include "queue/definition.h"
 #include "queue/executor.h"
+#include "queue/flow.h"
 #include "queue/handler.h"
 #include "queue/running.h"
 #include "queue/slot.h"
@@ -306,6 +307,12 @@ gn_executor_has(int64 id)
 	return current && current->taken && current->job.id == id;
 }
 
+int64
+gn_executor_batch(void)
+{
+	return current && current->taken ? current->job.batch_id : 0;
+}
+
 /* SQL: grownext.current_job() */
 Datum
 gn_current_job(PG_FUNCTION_ARGS)
@@ -371,6 +378,7 @@ run_handler(Run *run)
 	run->used_temporary = (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
 	gn_spi_begin(&spi);
 	gn_storage_succeed(&run->job, run->started_at, gn_now(), result);
+	gn_flow_over(&run->job, 1, "succeeded");
 	gn_spi_end(&spi);
 	call_next(run);
 }
@@ -394,6 +402,7 @@ cancel_unwanted(Run *run, const char *reason)
 
 	gn_spi_begin(&spi);
 	gn_storage_cancel(&run->job, run->started_at, reason);
+	gn_flow_over(&run->job, 1, "cancelled");
 	gn_spi_end(&spi);
 	call_next(run);
 }
@@ -475,6 +484,8 @@ record_failure(Run *run, const ErrorData *error)
 	else
 		gn_storage_fail(&run->job, failure, run->started_at, now,
 						now + (TimestampTz) (delay * USECS_PER_SEC), text);
+	if (cancelled || failure == GN_FAILURE_DEAD)
+		gn_flow_over(&run->job, 1, cancelled ? "cancelled" : "dead");
 	gn_spi_end(&spi);
 	if (failure != GN_FAILURE_DEAD)
 		gn_worker_tick_at_commit();

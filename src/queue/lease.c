@@ -29,6 +29,7 @@
 #include "core/worker.h"
 #include "queue/definition.h"
 #include "queue/executor.h"
+#include "queue/flow.h"
 #include "queue/lease.h"
 #include "queue/running.h"
 #include "queue/slot.h"
@@ -214,6 +215,8 @@ fail_job(const GnJob *job, const char *error, int64 delay, bool discard,
 	gn_storage_fail(job, failure, job->leased_at, now, now + delay, error);
 	if (failure == GN_FAILURE_RETRY)
 		gn_worker_tick_at_commit();
+	else
+		gn_flow_over(job, 1, "dead");
 	give_place(job->queue);
 	return failure;
 }
@@ -222,6 +225,7 @@ static void
 cancel_job(const GnJob *job, const char *reason, TimestampTz now)
 {
 	gn_storage_cancel(job, now, reason);
+	gn_flow_over(job, 1, "cancelled");
 	give_place(job->queue);
 }
 
@@ -266,10 +270,15 @@ keep_wanted(const GnQueue *queue, GnJob *jobs, int count, TimestampTz now)
 
 	for (int i = 0; i < count; i++)
 	{
-		if (jobs[i].cancelled)
-			gn_storage_cancel(&jobs[i], now, GN_CANCELLED);
-		else if (queue->expire && jobs[i].deadline && jobs[i].deadline < now)
-			gn_storage_cancel(&jobs[i], now, GN_DEADLINE_PASSED);
+		const char *reason = jobs[i].cancelled ? GN_CANCELLED : NULL;
+
+		if (!reason && queue->expire && jobs[i].deadline && jobs[i].deadline < now)
+			reason = GN_DEADLINE_PASSED;
+		if (reason)
+		{
+			gn_storage_cancel(&jobs[i], now, reason);
+			gn_flow_over(&jobs[i], 1, "cancelled");
+		}
 		else
 			jobs[kept++] = jobs[i];
 	}
@@ -473,6 +482,7 @@ settle(GnJob *jobs, int count, const Outcome *outcomes, int outcome_count)
 		done[i] = jobs[i].id;
 	gn_storage_succeed_many(id_array(done, succeeded),
 							results_of(jobs, succeeded, outcomes, outcome_count), now);
+	gn_flow_over(jobs, succeeded, "succeeded");
 	for (int i = 0; i < succeeded; i++)
 		give_place(jobs[i].queue);
 	return succeeded;

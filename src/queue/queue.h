@@ -30,6 +30,10 @@ typedef struct GnEnqueue
 	int max_attempts;        /* 0: the queue's */
 	TimestampTz deadline;    /* 0: none */
 	const pg_uuid_t *tenant; /* NULL: the context's, if any */
+	int64 batch_id;          /* 0: none; else one that gn_flow_join has locked */
+	const int64 *parents;    /* jobs that it waits for */
+	int parent_count;
+	bool waiting; /* until something releases it */
 } GnEnqueue;
 
 /*

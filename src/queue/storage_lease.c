@@ -235,10 +235,10 @@ gn_storage_cancelled(int64 id)
 }
 
 /* Reads rows of (id, queue, failures, max_attempts, lease_id, lease_until, leased_at,
- * claims). */
+ * claims, batch_id). */
 #define LEASED_COLUMNS                                                                 \
 	"SELECT j.id, j.queue, j.failures, j.max_attempts, j.lease_id, j.lease_until, "    \
-	"j.leased_at, j.claims"
+	"j.leased_at, j.claims, j.batch_id"
 
 static int
 read_leased(uint64 count, GnJob **jobs)
@@ -256,6 +256,7 @@ read_leased(uint64 count, GnJob **jobs)
 			.lease_id = gn_row_int(i, 5),
 			.lease_until = gn_row_int(i, 6),
 			.leased_at = gn_row_int(i, 7),
+			.batch_id = gn_row_int(i, 9),
 		};
 
 		if (read > 0 && (*jobs)[read - 1].id == job.id)
