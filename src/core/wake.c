@@ -31,7 +31,7 @@ typedef struct Wishes
 	bool tick;
 	bool recheck;
 	bool scan;
-	Call *calls;          /* one per channel */
+	Call *calls;            /* one per channel */
 	const char *unprepared; /* what must not be prepared, or NULL */
 	struct Wishes *outer;
 } Wishes;

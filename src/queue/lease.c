@@ -379,8 +379,7 @@ gn_job_fetch(PG_FUNCTION_ARGS)
 	jobs = palloc(count * sizeof(GnJob));
 	count = fetch_jobs(queue, count, lease, worker, jobs);
 	for (int i = 0; i < count; i++)
-		tuplestore_puttuple(result->setResult,
-							gn_job_tuple(&jobs[i], result->setDesc));
+		tuplestore_puttuple(result->setResult, gn_job_tuple(&jobs[i], result->setDesc));
 	if (count > 0)
 		ForceSyncCommit();
 	return (Datum) 0;
@@ -422,7 +421,8 @@ check_result(Jsonb *result)
 						errmsg("result of a job exceeds %d bytes", GN_MAX_RESULT)));
 }
 
-/* Results by id: what a worker names is in any order, pinned jobs are in that of ids. */
+/* Results by id: what a worker names is in any order, pinned jobs are in that of ids.
+ */
 typedef struct Outcome
 {
 	int64 id;
@@ -449,8 +449,8 @@ results_of(const GnJob *jobs, int count, const Outcome *outcomes, int outcome_co
 	for (int i = 0; i < count; i++)
 	{
 		Outcome key = {.id = jobs[i].id};
-		const Outcome *outcome = bsearch(&key, outcomes, outcome_count,
-										 sizeof(Outcome), compare_outcomes);
+		const Outcome *outcome =
+			bsearch(&key, outcomes, outcome_count, sizeof(Outcome), compare_outcomes);
 
 		nulls[i] = outcome == NULL || outcome->null;
 		if (!nulls[i])
@@ -632,8 +632,8 @@ gn_job_fail(PG_FUNCTION_ARGS)
 	gn_spi_begin(&spi);
 	if (pin_many(caller, one_id(PG_GETARG_INT64(0)), one_id(PG_GETARG_INT64(1)),
 				 &jobs) > 0)
-		became = fail_leased(&jobs[0], error, delay,
-							 !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
+		became =
+			fail_leased(&jobs[0], error, delay, !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
 	gn_spi_end(&spi);
 	PG_RETURN_TEXT_P(cstring_to_text(became));
 }
@@ -722,8 +722,8 @@ gn_job_progress(PG_FUNCTION_ARGS)
 	Oid caller = GetUserId();
 	int64 id;
 	Jsonb *progress;
-	char *queue;
 	bool running;
+	GnJob job;
 	GnSpi spi;
 
 	require_arguments(fcinfo, lengthof(names), names);
@@ -736,10 +736,12 @@ gn_job_progress(PG_FUNCTION_ARGS)
 	}
 	PreventCommandIfReadOnly("job_progress()");
 	gn_spi_begin(&spi);
-	queue = gn_storage_leased_queue(id);
-	if (queue)
-		require_right(caller, queue);
-	running = queue && gn_storage_progress(id, progress);
+	running = gn_storage_look(id, 0, &job);
+	if (running)
+	{
+		require_right(caller, job.queue);
+		gn_storage_progress(id, progress);
+	}
 	gn_spi_end(&spi);
 	if (!running)
 		ereport(ERROR, (errcode(GN_ERRCODE_LEASE_STALE),
@@ -759,10 +761,12 @@ gn_job_bind(PG_FUNCTION_ARGS)
 	GnSpi spi;
 
 	require_arguments(fcinfo, lengthof(lease_names), lease_names);
-	PreventCommandIfReadOnly("job_bind()");
-	gn_prepare_refuse("job_bind()");
 	gn_spi_begin(&spi);
-	job = pin_one(caller, PG_GETARG_INT64(0), PG_GETARG_INT64(1));
+	/* No lock: the worker goes on to renew the lease, on another connection. */
+	if (PG_GETARG_INT64(1) == 0 ||
+		!gn_storage_look(PG_GETARG_INT64(0), PG_GETARG_INT64(1), &job))
+		raise_stale(PG_GETARG_INT64(0));
+	require_right(caller, job.queue);
 	MemoryContextSwitchTo(memory);
 	/* a job without a context is nobody's, not that of the job before it */
 	claims = job.claims ? DatumGetJsonbPCopy(JsonbPGetDatum(job.claims))

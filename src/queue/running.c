@@ -1,6 +1,7 @@
 /*
  * src/queue/running.c
- *	  What each executor runs now, in shared memory: to stop it, and to see how far it is.
+ *	  What each executor runs now, in shared memory: to stop it, and to see how far it
+ *is.
  *
  * An interrupt must hit the job that it is meant for and never the next one. A signal
  * says nothing of that, so it only makes the executor look: whoever interrupts writes
@@ -30,10 +31,10 @@ typedef struct Cell
 {
 	pid_t pid; /* 0: free */
 	Oid database;
-	int64 id;    /* 0: none in hand */
-	uint32 turn; /* of the job in hand */
+	int64 id;              /* 0: none in hand */
+	uint32 turn;           /* of the job in hand */
 	volatile uint32 meant; /* the turn that is to be interrupted */
-	uint32 length; /* of progress; 0: none */
+	uint32 length;         /* of progress; 0: none */
 	char progress[GN_MAX_PROGRESS];
 } Cell;
 

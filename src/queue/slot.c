@@ -47,7 +47,8 @@ is_free(const GnQueue *queue, const bool *leased, int slot)
 {
 	uint64 key = slot_key(queue, slot);
 
-	return !leased[slot] && key != occupied && !gn_queue_locked(GN_QUEUE_LOCK_SLOT, key);
+	return !leased[slot] && key != occupied &&
+		   !gn_queue_locked(GN_QUEUE_LOCK_SLOT, key);
 }
 
 /* Locks free slots until there are so many; their new count. */

@@ -164,9 +164,9 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 static bool
 is_waiting(int64 id)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT FROM _grownext.queue_job WHERE id = $1 AND lease_until IS NULL",
-				 INT8OID);
+	static GnQuery query = GN_QUERY(
+		"SELECT FROM _grownext.queue_job WHERE id = $1 AND lease_until IS NULL",
+		INT8OID);
 	Datum values[1] = {Int64GetDatum(id)};
 	bool live;
 
@@ -382,13 +382,15 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 	static GnQuery retry =
 		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, failures "
 				 "= failures + 1,"
-				 " last_error = $4, attempts = " ATTEMPTS ", " NO_LEASE " WHERE id = $1",
+				 " last_error = $4, attempts = " ATTEMPTS ", " NO_LEASE
+				 " WHERE id = $1",
 				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
 				 INT8OID);
-	static GnQuery snooze = GN_QUERY(
-		"UPDATE _grownext.queue_job SET ready = false, run_at = $5, " NO_LEASE
-		" WHERE id = $1",
-		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, INT8OID);
+	static GnQuery snooze =
+		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, " NO_LEASE
+				 " WHERE id = $1",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+				 INT8OID);
 	static GnQuery dead = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
 		" INSERT INTO _grownext.queue_dead (id, queue, enqueued_at, run_at, deadline, "
@@ -401,9 +403,12 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 		" unique_key, group_key, tenant_id, claims, payload, $4, " ATTEMPTS
 		" FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[6] = {Int64GetDatum(job->id), TimestampTzGetDatum(started_at),
-					   TimestampTzGetDatum(finished_at), CStringGetTextDatum(error),
-					   TimestampTzGetDatum(run_at), Int64GetDatum(job->lease_id)};
+	Datum values[6] = {Int64GetDatum(job->id),
+					   TimestampTzGetDatum(started_at),
+					   TimestampTzGetDatum(finished_at),
+					   CStringGetTextDatum(error),
+					   TimestampTzGetDatum(run_at),
+					   Int64GetDatum(job->lease_id)};
 
 	/* No row: a job that was run again, because its handler freed our lock, and is
 	 * over. */

@@ -30,9 +30,9 @@ typedef struct GnJob
 	const char *unique_key;
 	const char *group_key;
 	const pg_uuid_t *tenant;
-	Jsonb *claims; /* the enqueuer's, with tenant_id set to tenant; NULL: no context */
-	bool cancelled;          /* somebody has asked to cancel it */
-	int64 lease_id;          /* 0: none */
+	Jsonb *claims;  /* the enqueuer's, with tenant_id set to tenant; NULL: no context */
+	bool cancelled; /* somebody has asked to cancel it */
+	int64 lease_id; /* 0: none */
 	TimestampTz lease_until; /* 0: none, or it lapsed and was taken back */
 	TimestampTz leased_at;
 	int slot; /* of the queue's, that the lease holds; 0: none */
@@ -128,9 +128,9 @@ typedef struct GnLease
 	const char *worker; /* or NULL */
 } GnLease;
 extern int64 gn_storage_new_lease(void); /* a number that never comes again */
-extern int gn_storage_lease(const char *queue, bool ordered, const GnLease *lease,
-							int count, const int *slots, MemoryContext memory,
-							GnJob *jobs);
+extern int
+gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int count,
+				 const int *slots, MemoryContext memory, GnJob *jobs);
 
 /* Whether a fetch would find a job now. */
 extern bool gn_storage_fetchable(const char *queue, bool ordered);
@@ -153,12 +153,14 @@ extern void gn_storage_succeed_many(Datum ids, Datum results, TimestampTz finish
 extern int
 gn_storage_extend(Datum ids, Datum lease_ids, TimestampTz until, int64 **held);
 
-/* The queues of the jobs of leases, and that of a leased job or NULL; by SPI_palloc. */
+/* The queues of the jobs of leases; by SPI_palloc. */
 extern int gn_storage_leased_queues(Datum ids, Datum lease_ids, char ***queues);
-extern char *gn_storage_leased_queue(int64 id);
 
-/* How far a leased job is; false when nobody has a lease of it. */
-extern bool gn_storage_progress(int64 id, const Jsonb *progress);
+/* A leased job, without a lock and without payload; lease 0: whatever lease it is. */
+extern bool gn_storage_look(int64 id, int64 lease_id, GnJob *job);
+
+/* How far a leased job is; one that is being settled needs none. */
+extern void gn_storage_progress(int64 id, const Jsonb *progress);
 
 /* Jobs whose lease is over and that nobody settles now, locked; queue NULL: of all. */
 extern int

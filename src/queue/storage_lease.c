@@ -74,8 +74,8 @@ slot_array(const int *slots, int count)
 
 	for (int i = 0; i < count; i++)
 		values[i] = Int32GetDatum(slots[i]);
-	return PointerGetDatum(construct_array(values, count, INT4OID, sizeof(int32), true,
-										   TYPALIGN_INT));
+	return PointerGetDatum(
+		construct_array(values, count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 }
 
 static int
@@ -159,13 +159,11 @@ bool
 gn_storage_fetchable(const char *queue, bool ordered)
 {
 	/* Rows that others are about to fetch are locked, and no reason to try. */
-	static GnQuery any = GN_QUERY("SELECT" READY IN_ORDER
-								  " LIMIT 1 FOR UPDATE SKIP LOCKED",
-								  TEXTOID);
-	static GnQuery first_of_group =
-		GN_QUERY("SELECT" READY FIRST_OF_GROUP IN_ORDER
-				 " LIMIT 1 FOR UPDATE SKIP LOCKED",
-				 TEXTOID);
+	static GnQuery any =
+		GN_QUERY("SELECT" READY IN_ORDER " LIMIT 1 FOR UPDATE SKIP LOCKED", TEXTOID);
+	static GnQuery first_of_group = GN_QUERY("SELECT" READY FIRST_OF_GROUP IN_ORDER
+											 " LIMIT 1 FOR UPDATE SKIP LOCKED",
+											 TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(queue)};
 
 	return gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) > 0;
@@ -243,8 +241,8 @@ gn_storage_cancelled(int64 id)
 static int
 read_leased(uint64 count, GnJob **jobs)
 {
-	MemoryContext memory = GetMemoryChunkContext(*jobs = SPI_palloc((count + 1) *
-																   sizeof(GnJob)));
+	MemoryContext memory =
+		GetMemoryChunkContext(*jobs = SPI_palloc((count + 1) * sizeof(GnJob)));
 	int read = 0;
 
 	for (uint64 i = 0; i < count; i++)
@@ -296,7 +294,8 @@ gn_storage_succeed_many(Datum ids, Datum results, TimestampTz finished_at)
 		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
 		"started_at, finished_at, priority, max_attempts, failures, state, unique_key, "
 		"group_key, tenant_id, result, last_error, attempts)"
-		" SELECT id, queue, enqueued_at, run_at, deadline, coalesce(leased_at, $3), $3, "
+		" SELECT id, queue, enqueued_at, run_at, deadline, coalesce(leased_at, $3), "
+		"$3, "
 		"priority, max_attempts, failures, 'succeeded', unique_key, group_key, "
 		"tenant_id, outcome, last_error, attempts FROM gone",
 		INT8ARRAYOID, JSONBARRAYOID, TIMESTAMPTZOID);
@@ -317,12 +316,12 @@ gn_storage_extend(Datum ids, Datum lease_ids, TimestampTz until, int64 **held)
 {
 	/* A row that is locked is being settled, in a transaction that the same worker has
 	 * open: its lease cannot lapse, and nobody should wait for that. */
-	static GnQuery query = GN_QUERY(
-		"WITH free AS (SELECT j.id" HELD " FOR UPDATE OF j SKIP LOCKED),"
-		" extended AS (UPDATE _grownext.queue_job AS j SET lease_until = $3"
-		" FROM free AS f WHERE j.id = f.id)"
-		" SELECT DISTINCT j.id" HELD " ORDER BY j.id",
-		INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID);
+	static GnQuery query =
+		GN_QUERY("WITH free AS (SELECT j.id" HELD " FOR UPDATE OF j SKIP LOCKED),"
+				 " extended AS (UPDATE _grownext.queue_job AS j SET lease_until = $3"
+				 " FROM free AS f WHERE j.id = f.id)"
+				 " SELECT DISTINCT j.id" HELD " ORDER BY j.id",
+				 INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID);
 	Datum values[3] = {ids, lease_ids, TimestampTzGetDatum(until)};
 	int count = (int) gn_spi_execute(&query, values, NULL, false);
 
@@ -346,32 +345,40 @@ gn_storage_leased_queues(Datum ids, Datum lease_ids, char ***queues)
 	return count;
 }
 
-char *
-gn_storage_leased_queue(int64 id)
+bool
+gn_storage_look(int64 id, int64 lease_id, GnJob *job)
 {
-	static GnQuery query = GN_QUERY("SELECT queue FROM _grownext.queue_job"
-									" WHERE id = $1 AND lease_until IS NOT NULL",
-									INT8OID);
-	Datum values[1] = {Int64GetDatum(id)};
+	static GnQuery query =
+		GN_QUERY(LEASED_COLUMNS " FROM _grownext.queue_job AS j WHERE j.id = $1"
+								" AND coalesce(j.lease_id = nullif($2, 0), true)"
+								" AND j.lease_until IS NOT NULL",
+				 INT8OID, INT8OID);
+	Datum values[2] = {Int64GetDatum(id), Int64GetDatum(lease_id)};
+	GnJob *jobs;
 
-	if (gn_spi_execute(&query, values, NULL, false) == 0)
-		return NULL;
-	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (read_leased(gn_spi_execute(&query, values, NULL, false), &jobs) == 0)
+		return false;
+	*job = jobs[0];
+	return true;
 }
 
-bool
+void
 gn_storage_progress(int64 id, const Jsonb *progress)
 {
-	static GnQuery query = GN_QUERY("UPDATE _grownext.queue_job SET progress = $2"
-									" WHERE id = $1 AND lease_until IS NOT NULL",
-									INT8OID, JSONBOID);
+	/* The worker's own transaction that settles the job may be open: who waited for it
+	 * would wait for himself. */
+	static GnQuery query = GN_QUERY(
+		"WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = $1"
+		" AND j.lease_until IS NOT NULL FOR UPDATE SKIP LOCKED)"
+		" UPDATE _grownext.queue_job AS j SET progress = $2"
+		" FROM free AS f WHERE j.id = f.id",
+		INT8OID, JSONBOID);
 	Datum values[2] = {Int64GetDatum(id), PointerGetDatum(progress)};
 
-	return gn_spi_execute(&query, values, NULL, false) == 1;
+	(void) gn_spi_execute(&query, values, NULL, false);
 }
 
-#define OLDEST_FIRST                                                                   \
-	" ORDER BY j.lease_until, j.id LIMIT $3 FOR UPDATE SKIP LOCKED"
+#define OLDEST_FIRST " ORDER BY j.lease_until, j.id LIMIT $3 FOR UPDATE SKIP LOCKED"
 
 int
 gn_storage_lapsed(const char *queue, TimestampTz now, int most, GnJob **jobs)
@@ -381,14 +388,16 @@ gn_storage_lapsed(const char *queue, TimestampTz now, int most, GnJob **jobs)
 								" WHERE j.lease_until <= $2" OLDEST_FIRST,
 				 TEXTOID, TIMESTAMPTZOID, INT4OID);
 	static GnQuery of_queue =
-		GN_QUERY(LEASED_COLUMNS " FROM _grownext.queue_job AS j"
-								" WHERE j.queue = $1 AND j.lease_until <= $2"
-								OLDEST_FIRST,
+		GN_QUERY(LEASED_COLUMNS
+				 " FROM _grownext.queue_job AS j"
+				 " WHERE j.queue = $1 AND j.lease_until <= $2" OLDEST_FIRST,
 				 TEXTOID, TIMESTAMPTZOID, INT4OID);
 	char nulls[3] = {' ', ' ', ' '};
 	Datum values[3] = {text_or_null(queue, &nulls[0]), TimestampTzGetDatum(now),
 					   Int32GetDatum(most)};
-	int count = read_leased(gn_spi_execute(queue ? &of_queue : &any, values, nulls, false), jobs);
+	int count =
+		read_leased(gn_spi_execute(queue ? &of_queue : &any, values, nulls, false),
+					jobs);
 
 	mark_cancelled(*jobs, count);
 	return count;

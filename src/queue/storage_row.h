@@ -46,8 +46,7 @@ pointer_or_null(const void *value, char *null)
  * given memory, or NULL; those first columns. */
 extern int64 gn_row_int(uint64 row, int column);
 extern void *gn_row_copy(uint64 row, int column, Oid type, MemoryContext memory);
-extern void
-gn_row_job(uint64 row, const char *queue, MemoryContext memory, GnJob *job);
+extern void gn_row_job(uint64 row, const char *queue, MemoryContext memory, GnJob *job);
 
 /* An int8[] of ids. */
 extern Datum gn_row_ids(const int64 *ids, int count);
