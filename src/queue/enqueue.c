@@ -312,8 +312,9 @@ flow_arguments(FunctionCallInfo fcinfo, int depends_on, int batch, GnEnqueue *re
 							   "nor batch_id"),
 						errdetail("A job that is replaced keeps those that it has.")));
 	if (!PG_ARGISNULL(depends_on))
-		request->parents = gn_flow_parents(
-			GetUserId(), PG_GETARG_ARRAYTYPE_P(depends_on), &request->parent_count);
+		request->parents =
+			gn_flow_parents(GetUserId(), PG_GETARG_ARRAYTYPE_P(depends_on),
+							&request->parent_count);
 	if (!PG_ARGISNULL(batch))
 	{
 		gn_flow_join(GetUserId(), PG_GETARG_INT64(batch));

@@ -53,10 +53,10 @@ note_parents(const int64 *ids, int count)
 static void
 note_outcome(int64 batch_id, int64 job_id, const char *state)
 {
-	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.queue_batch_outcome (batch_id, job_id, state)"
-		" VALUES ($1, $2, $3)",
-		INT8OID, INT8OID, TEXTOID);
+	static GnQuery query =
+		GN_QUERY("INSERT INTO _grownext.queue_batch_outcome (batch_id, job_id, state)"
+				 " VALUES ($1, $2, $3)",
+				 INT8OID, INT8OID, TEXTOID);
 	Datum values[3] = {Int64GetDatum(batch_id), Int64GetDatum(job_id),
 					   CStringGetTextDatum(state)};
 
@@ -172,11 +172,10 @@ static void
 refuse_parent(int64 id, const char *state)
 {
 	if (strcmp(state, "batch") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job " INT64_FORMAT " is the callback of a batch", id),
-				 errdetail("Nobody can depend on it before the batch is over."),
-				 errhint("Let the callback enqueue what comes after it.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("job " INT64_FORMAT " is the callback of a batch", id),
+						errdetail("Nobody can depend on it before the batch is over."),
+						errhint("Let the callback enqueue what comes after it.")));
 	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					errmsg("job " INT64_FORMAT " is %s", id, state),
 					errdetail("A job that depended on it would never run."),
@@ -196,7 +195,8 @@ find_parents(const int64 *ids, int count)
 {
 	static GnQuery query = GN_QUERY(
 		"SELECT f.queue, f.tenant_id, f.state FROM unnest($1) AS p (id)"
-		" LEFT JOIN LATERAL (SELECT j.queue, j.tenant_id, CASE WHEN j.waiting AND EXISTS "
+		" LEFT JOIN LATERAL (SELECT j.queue, j.tenant_id, CASE WHEN j.waiting AND "
+		"EXISTS "
 		"(SELECT FROM _grownext.queue_batch AS b WHERE b.id = j.id) THEN 'batch' ELSE "
 		"'live' END AS state FROM _grownext.queue_job AS j WHERE j.id = p.id"
 		" UNION ALL SELECT d.queue, d.tenant_id, d.state FROM _grownext.queue_done AS d"

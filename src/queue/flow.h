@@ -21,8 +21,8 @@ extern int64 *gn_flow_parents(Oid caller, ArrayType *depends_on, int *count);
 /* A new job waits for these. Run between gn_spi_begin and gn_spi_end. */
 extern void gn_flow_depend(int64 id, const int64 *parents, int count);
 
-/* Keeps the batch open until the transaction ends; raises when the caller may not add to
- * it. */
+/* Keeps the batch open until the transaction ends; raises when the caller may not add
+ * to it. */
 extern void gn_flow_join(Oid caller, int64 batch_id);
 
 /* The waiting job is the callback of a new batch. */

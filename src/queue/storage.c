@@ -81,7 +81,8 @@ gn_storage_put(const GnJob *job, bool ready)
 	static GnQuery query = GN_QUERY(
 		"INSERT INTO _grownext.queue_job (id, queue, priority, max_attempts, ready, "
 		"run_at, enqueued_at,"
-		" deadline, tenant_id, claims, payload, group_key, unique_key, waiting, batch_id)"
+		" deadline, tenant_id, claims, payload, group_key, unique_key, waiting, "
+		"batch_id)"
 		" VALUES (" NEXT_ID
 		", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id",
 		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,

@@ -35,7 +35,7 @@ typedef struct GnJob
 	int64 lease_id; /* 0: none */
 	TimestampTz lease_until; /* 0: none, or it lapsed and was taken back */
 	TimestampTz leased_at;
-	int slot; /* of the queue's, that the lease holds; 0: none */
+	int slot;       /* of the queue's, that the lease holds; 0: none */
 	bool waiting;   /* until queue_release(), whatever run_at says; never ready */
 	int64 batch_id; /* 0: none */
 } GnJob;
