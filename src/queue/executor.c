@@ -53,6 +53,7 @@
 #include "queue/handler.h"
 #include "queue/running.h"
 #include "queue/slot.h"
+#include "queue/throttle.h"
 #include "queue/wait.h"
 
 GN_FUNCTION(gn_current_job);
@@ -162,7 +163,7 @@ take_from(const char *name, Run *run)
 	const GnQueue *queue = gn_queue_find(name);
 	MemoryContext old;
 	int slot;
-	GnTake take;
+	GnTake take = GN_TAKE_NONE;
 
 	if (queue == NULL || queue->handler == NULL || queue->paused)
 		return GN_TAKE_NONE;
@@ -174,7 +175,11 @@ take_from(const char *name, Run *run)
 	MemoryContextSwitchTo(old);
 	if (gn_slot_take(&run->queue, 1, &slot) == 0)
 		return GN_TAKE_NONE;
-	take = gn_storage_take(name, run->queue.ordered, run->memory, &run->job);
+	if (gn_throttle_enter(&run->queue, 1) > 0)
+	{
+		take = gn_storage_take(name, run->queue.ordered, run->memory, &run->job);
+		gn_throttle_leave(&run->queue, take == GN_TAKE_DONE);
+	}
 	if (take == GN_TAKE_NONE)
 		gn_slot_give_back(&run->queue, slot);
 	else if (take == GN_TAKE_DONE)
@@ -227,7 +232,7 @@ gn_executor_demand(void)
 			continue;
 		copy = *queue;
 		copy.name = queues[i];
-		places = gn_slot_free(&copy, most);
+		places = gn_throttle_free(&copy, gn_slot_free(&copy, most));
 		if (places > 0)
 			demand += gn_storage_count_waiting(queues[i], places);
 	}

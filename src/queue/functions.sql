@@ -59,6 +59,10 @@ CREATE OR REPLACE FUNCTION _grownext.queue_over(id bigint, batch_id bigint, stat
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_over';
 COMMENT ON FUNCTION _grownext.queue_over(bigint, bigint, text) IS 'Notes for the next pass that a job is over, if others wait for it.';
 
+CREATE OR REPLACE FUNCTION _grownext.queue_throttled() RETURNS timestamptz
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_throttled';
+COMMENT ON FUNCTION _grownext.queue_throttled() IS 'Wakes whoever can begin jobs of queues with a rate limit; returns when the next may begin, NULL if none waits.';
+
 CREATE OR REPLACE FUNCTION _grownext.queue_preloaded() RETURNS boolean
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'gn_queue_preloaded';
 COMMENT ON FUNCTION _grownext.queue_preloaded() IS 'Whether the library came in through shared_preload_libraries.';
@@ -254,15 +258,42 @@ COMMENT ON FUNCTION _grownext.queue_expire(timestamptz, int) IS 'Deletes outcome
 
 -- Administration ------------------------------------------------------------------
 
+-- As in 100/second, 5/10 minutes.
+CREATE OR REPLACE FUNCTION _grownext.queue_parse_rate(rate text, OUT rate_count int, OUT rate_period interval)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part CONSTANT text[] := regexp_match(rate, '^ *([0-9]{1,7}) */ *([0-9.]* *[a-z]+) *$');
+BEGIN
+    IF rate IS NULL THEN
+        RETURN;
+    END IF;
+    rate_count := part[1];
+    rate_period := CASE WHEN part[2] ~ '^[a-z]' THEN '1 ' ELSE '' END || part[2];
+    IF rate_count IS NULL OR rate_count NOT BETWEEN 1 AND 1000000 OR rate_period NOT BETWEEN '1 millisecond' AND '1 day' THEN
+        RAISE invalid_datetime_format;
+    END IF;
+EXCEPTION
+    WHEN data_exception THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('invalid rate_limit "%s"', rate),
+            HINT = 'A number of jobs, 1 to 1000000, and a time, 1 ms to 1 day: 100/second, 5/10 minutes.';
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_parse_rate(text) IS 'A rate limit as a number of jobs and a time.';
+
 -- The whole definition: an option that is not named takes its default.
 CREATE OR REPLACE FUNCTION _grownext.queue_store_definition(queue text, options jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rate record;
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"concurrency": "number", "max_attempts": "number",
         "backoff_base": "string", "backoff_cap": "string", "timeout": "string", "retention": "string",
-        "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "parent_failed": "string"}');
+        "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "parent_failed": "string",
+        "rate_limit": "string"}');
+    SELECT r.* INTO rate FROM _grownext.queue_parse_rate(options ->> 'rate_limit') AS r;
     INSERT INTO _grownext.queue_queue AS q (queue, concurrency, max_attempts, backoff_base, backoff_cap, timeout,
-                                            retention, dead_retention, ordered, expire, parent_failed, created_at)
+                                            retention, dead_retention, ordered, expire, parent_failed, rate_count, rate_period, created_at)
     VALUES (queue_store_definition.queue,
             (options ->> 'concurrency')::int,
             coalesce((options ->> 'max_attempts')::int, 25),
@@ -274,17 +305,20 @@ BEGIN
             coalesce((options ->> 'ordered')::boolean, false),
             coalesce((options ->> 'expire')::boolean, false),
             coalesce(options ->> 'parent_failed', 'cancel'),
+            rate.rate_count,
+            rate.rate_period,
             _grownext.core_now())
     ON CONFLICT ON CONSTRAINT queue_queue_pkey DO UPDATE
         SET concurrency = EXCLUDED.concurrency, max_attempts = EXCLUDED.max_attempts,
             backoff_base = EXCLUDED.backoff_base, backoff_cap = EXCLUDED.backoff_cap, timeout = EXCLUDED.timeout,
             retention = EXCLUDED.retention, dead_retention = EXCLUDED.dead_retention,
-            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire, parent_failed = EXCLUDED.parent_failed
+            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire, parent_failed = EXCLUDED.parent_failed,
+            rate_count = EXCLUDED.rate_count, rate_period = EXCLUDED.rate_period
         WHERE (q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-               q.ordered, q.expire, q.parent_failed)
+               q.ordered, q.expire, q.parent_failed, q.rate_count, q.rate_period)
               IS DISTINCT FROM
               (EXCLUDED.concurrency, EXCLUDED.max_attempts, EXCLUDED.backoff_base, EXCLUDED.backoff_cap, EXCLUDED.timeout,
-               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire, EXCLUDED.parent_failed);
+               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire, EXCLUDED.parent_failed, EXCLUDED.rate_count, EXCLUDED.rate_period);
 EXCEPTION
     WHEN check_violation THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -599,7 +633,8 @@ COMMENT ON FUNCTION grownext.queue_stats(text) IS 'Counts, totals, age of the ol
 
 CREATE OR REPLACE VIEW grownext.queue WITH (security_barrier) AS
     SELECT q.queue, q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at, q.parent_failed
+           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at, q.parent_failed,
+           q.rate_count, q.rate_period
       FROM _grownext.queue_queue AS q;
 COMMENT ON VIEW grownext.queue IS 'Queues, their limits and handlers.';
 
@@ -625,7 +660,7 @@ BEGIN
     IF lapsed = batch OR promoted = batch OR resolved >= batch OR expired = batch THEN
         RETURN queue_tick.now; -- there is more
     END IF;
-    RETURN least(_grownext.queue_next_due(),
+    RETURN least(_grownext.queue_next_due(), _grownext.queue_throttled(),
                  CASE WHEN stubborn > 0 OR busy THEN queue_tick.now + interval '1 second' END);
 END
 $$;

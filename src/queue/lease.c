@@ -34,6 +34,7 @@
 #include "queue/running.h"
 #include "queue/slot.h"
 #include "queue/storage.h"
+#include "queue/throttle.h"
 #include "queue/wait.h"
 
 GN_FUNCTION(gn_job_fetch);
@@ -311,13 +312,16 @@ lease_some(const GnQueue *queue, const GnLease *lease, int count, MemoryContext 
 	for (;;)
 	{
 		int places = gn_slot_take(queue, count - kept, slots);
+		int tokens = gn_throttle_enter(queue, places);
 		int leased = 0;
 		int wanted = 0;
 
-		if (places > 0)
-			leased = gn_storage_lease(queue->name, queue->ordered, lease, places, slots,
+		if (tokens > 0)
+			leased = gn_storage_lease(queue->name, queue->ordered, lease, tokens, slots,
 									  memory, jobs + kept);
 		wanted = keep_wanted(queue, jobs + kept, leased, lease->from);
+		if (tokens > 0)
+			gn_throttle_leave(queue, wanted);
 		give_back_slots(queue, slots, places, jobs + kept, wanted);
 		kept += wanted;
 		if (kept == count || wanted == leased)

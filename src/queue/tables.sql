@@ -10,6 +10,8 @@ CREATE TYPE _grownext.queue_marker_queue AS ();
 CREATE TABLE _grownext.queue_queue (
     queue          text COLLATE "C" NOT NULL,
     concurrency    int,
+    rate_count     int,
+    rate_period    interval,
     max_attempts   int         NOT NULL,
     backoff_base   interval    NOT NULL,
     backoff_cap    interval    NOT NULL,
@@ -28,6 +30,9 @@ CREATE TABLE _grownext.queue_queue (
     CONSTRAINT queue_queue_pkey PRIMARY KEY (queue),
     CONSTRAINT queue_queue_name_chk CHECK (queue ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}$'),
     CONSTRAINT queue_queue_concurrency_chk CHECK (concurrency BETWEEN 1 AND 1000),
+    CONSTRAINT queue_queue_rate_chk CHECK (
+        (rate_count IS NULL) = (rate_period IS NULL)
+        AND rate_count BETWEEN 1 AND 1000000 AND rate_period BETWEEN '1 millisecond' AND '1 day'),
     CONSTRAINT queue_queue_max_attempts_chk CHECK (max_attempts BETWEEN 1 AND 1000),
     CONSTRAINT queue_queue_backoff_chk CHECK (backoff_base > '0' AND backoff_cap >= backoff_base AND backoff_cap <= '30 days'),
     CONSTRAINT queue_queue_timeout_chk CHECK (timeout >= '1 millisecond' AND timeout <= '7 days'),

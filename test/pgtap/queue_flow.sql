@@ -201,10 +201,10 @@ SELECT pg_temp.pass();
 SELECT is(pg_temp.state('given up'), 'cancelled', 'and nobody is called');
 SELECT grownext.queue_purge(q) >= 0 FROM unnest('{load,next,report,anyway,patient}'::text[]) AS q;
 SELECT pg_temp.pass(), pg_temp.pass();
-SELECT is((SELECT count(*) FROM _grownext.queue_batch AS b WHERE NOT EXISTS (SELECT FROM _grownext.queue_job AS j WHERE j.batch_id = b.id)), 0::bigint, 'no batch is left without a job'),
-       is((SELECT count(*) FROM _grownext.queue_batch_outcome), 0::bigint, 'no outcome that was not counted'),
-       is((SELECT count(*) FROM _grownext.queue_dependency), 0::bigint, 'no dependency'),
-       is((SELECT count(*) FROM _grownext.queue_check), 0::bigint, 'and nothing to look at');
+SELECT is((SELECT count(*) FROM _grownext.queue_batch AS b WHERE NOT EXISTS (SELECT FROM _grownext.queue_job AS j WHERE j.batch_id = b.id)), 0::bigint, 'no batch is left without a job');
+SELECT is((SELECT count(*) FROM _grownext.queue_batch_outcome), 0::bigint, 'no outcome that was not counted');
+SELECT is((SELECT count(*) FROM _grownext.queue_dependency), 0::bigint, 'no dependency');
+SELECT is((SELECT count(*) FROM _grownext.queue_check), 0::bigint, 'and nothing to look at');
 
 -- The context stays until the transaction ends, so tenants come last -------------------------
 
