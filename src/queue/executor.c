@@ -360,7 +360,7 @@ static void
 call_next(const Run *run)
 {
 	if (run->queue.concurrency > 0 || run->queue.ordered)
-		gn_queue_call_at_commit(&run->queue, 1);
+		gn_queue_call_outside_at_commit(&run->queue, 1);
 }
 
 static void

@@ -48,13 +48,18 @@ channel_of(const char *queue)
 }
 
 void
+gn_queue_call_outside_at_commit(const GnQueue *queue, int jobs)
+{
+	if (!queue->paused)
+		gn_wait_call_at_commit(channel_of(queue->name), jobs);
+}
+
+void
 gn_queue_call_at_commit(const GnQueue *queue, int jobs)
 {
-	if (queue->paused)
-		return;
-	if (queue->handler)
+	if (queue->handler && !queue->paused)
 		gn_worker_wake_at_commit(jobs);
-	gn_wait_call_at_commit(channel_of(queue->name), jobs);
+	gn_queue_call_outside_at_commit(queue, jobs);
 }
 
 /* SQL: _grownext.queue_wake(queue text, jobs int) */

@@ -10,4 +10,8 @@
  * workers that wait in job_wait(). */
 extern void gn_queue_call_at_commit(const GnQueue *queue, int jobs);
 
+/* Calls those that wait in job_wait() alone: an executor that has just run a job looks
+ * for the next one itself. */
+extern void gn_queue_call_outside_at_commit(const GnQueue *queue, int jobs);
+
 #endif
