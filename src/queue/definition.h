@@ -9,7 +9,7 @@
 typedef struct GnQueue
 {
 	char *name;
-	int concurrency; /* 0: no limit */
+	int concurrency;   /* 0: no limit */
 	int rate_count;    /* jobs that begin in rate_period; 0: no limit */
 	int64 rate_period; /* microseconds */
 	int max_attempts;

@@ -9,8 +9,8 @@
 
 /*
  * Advisory locks of classes that pg_advisory_lock() cannot name, so no SQL user
- * takes or frees one. Order: QUEUE, then GROUP, then UNIQUE, then RATE, then JOB; a SLOT
- * is only ever tried.
+ * takes or frees one. Order: QUEUE, then GROUP, then UNIQUE, then RATE, then JOB; a
+ * SLOT is only ever tried.
  */
 typedef enum GnQueueLock
 {

@@ -1,4 +1,5 @@
-/* src/queue/throttle.h -- how many jobs of a queue begin in a time; private to the queue */
+/* src/queue/throttle.h -- how many jobs of a queue begin in a time; private to the
+ * queue */
 #ifndef GN_QUEUE_THROTTLE_H
 #define GN_QUEUE_THROTTLE_H
 
