@@ -276,10 +276,7 @@ keep_wanted(const GnQueue *queue, GnJob *jobs, int count, TimestampTz now)
 		if (!reason && queue->expire && jobs[i].deadline && jobs[i].deadline < now)
 			reason = GN_DEADLINE_PASSED;
 		if (reason)
-		{
-			gn_storage_cancel(&jobs[i], now, reason);
-			gn_flow_over(&jobs[i], 1, "cancelled");
-		}
+			cancel_job(&jobs[i], reason, now);
 		else
 			jobs[kept++] = jobs[i];
 	}
