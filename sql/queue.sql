@@ -231,7 +231,7 @@ SELECT grownext.enqueue('regress.mail', unique_key => 'x', unique_mode => 'first
 \echo :LAST_ERROR_SQLSTATE
 SELECT grownext.enqueue('regress.mail', unique_for => '1 h');
 \echo :LAST_ERROR_SQLSTATE
-SELECT grownext.enqueue('regress.mail', depends_on => '{1}');
+SELECT grownext.enqueue('regress.mail', depends_on => '{0}');
 \echo :LAST_ERROR_SQLSTATE
 SELECT grownext.enqueue('regress.mail', batch_id => 1);
 \echo :LAST_ERROR_SQLSTATE

@@ -103,6 +103,7 @@ GRANT EXECUTE ON FUNCTION grownext.current_job()
 GRANT EXECUTE ON FUNCTION
     grownext.enqueue(text, jsonb, timestamptz, int, text, text, int, timestamptz, text, interval, bigint[], bigint, uuid),
     grownext.enqueue_many(text, jsonb[], timestamptz, int, text[], text[]),
+    grownext.batch_create(text, jsonb),
     grownext.queue_handle(text, regprocedure, jsonb, name),
     grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[]),
     grownext.job_fetch(text, int, interval, text), grownext.job_complete(bigint, bigint, jsonb),

@@ -68,7 +68,8 @@ load_queues(void)
 		" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
 		" ordered, expire, paused_at IS NOT NULL, handler, "
 		"handler_takes = 'job', run_as,"
-		" (extract(epoch FROM sla_start_within) * 1000000)::pg_catalog.int8"
+		" (extract(epoch FROM sla_start_within) * 1000000)::pg_catalog.int8,"
+		" rate_count, (extract(epoch FROM rate_period) * 1000000)::pg_catalog.int8"
 		" FROM _grownext.queue_queue ORDER BY queue");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
@@ -91,6 +92,8 @@ load_queues(void)
 			.handler_takes_job = DatumGetBool(column(i, 11, &null)),
 			.run_as = keep_text(i, 12),
 			.sla_within = DatumGetInt64(column(i, 13, &null)),
+			.rate_count = DatumGetInt32(column(i, 14, &null)),
+			.rate_period = DatumGetInt64(column(i, 15, &null)),
 		};
 	}
 	queue_count = (int) count;
@@ -161,6 +164,21 @@ gn_queue_open(const char *name)
 						errhint("SELECT grownext.queue_define(%s);",
 								quote_literal_cstr(name))));
 	return queue;
+}
+
+int
+gn_queue_limited(const char ***names)
+{
+	int count = 0;
+
+	refresh_definitions();
+	*names = palloc((queue_count + 1) * sizeof(char *));
+	for (int i = 0; i < queue_count; i++)
+	{
+		if (queues[i].rate_count > 0)
+			(*names)[count++] = pstrdup(queues[i].name);
+	}
+	return count;
 }
 
 bool

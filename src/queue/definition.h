@@ -9,7 +9,9 @@
 typedef struct GnQueue
 {
 	char *name;
-	int concurrency; /* 0: no limit */
+	int concurrency;   /* 0: no limit */
+	int rate_count;    /* jobs that begin in rate_period; 0: no limit */
+	int64 rate_period; /* microseconds */
 	int max_attempts;
 	double backoff_base; /* seconds */
 	double backoff_cap;
@@ -31,6 +33,9 @@ extern const GnQueue *gn_queue_find(const char *name);
 /* The queue, which nobody can drop before this transaction ends; raises when there is
  * none. */
 extern const GnQueue *gn_queue_open(const char *name);
+
+/* The names of queues with a rate limit, palloc'd; how many. */
+extern int gn_queue_limited(const char ***names);
 
 /* Queues of the platform itself, which SQL callers cannot name. */
 extern bool gn_queue_is_internal(const char *name);

@@ -22,6 +22,7 @@
 #include "core/core.h"
 #include "core/worker.h"
 #include "queue/definition.h"
+#include "queue/flow.h"
 #include "queue/lock.h"
 #include "queue/metrics.h"
 #include "queue/queue.h"
@@ -30,6 +31,7 @@
 
 GN_FUNCTION(gn_enqueue);
 GN_FUNCTION(gn_enqueue_many);
+GN_FUNCTION(gn_batch_create);
 GN_FUNCTION(gn_queue_put_internal);
 
 #define MAX_PAYLOAD (1024 * 1024)
@@ -140,10 +142,12 @@ make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 		.group_key = request->group_key,
 		.tenant = tenant,
 		.claims = carried_claims(context, tenant),
+		.batch_id = request->batch_id,
+		.waiting = request->waiting || request->parent_count > 0,
 	};
 	if (request->claims)
 		job->claims = JB_ROOT_COUNT(request->claims) ? request->claims : NULL;
-	return job->run_at == now;
+	return job->run_at == now && !job->waiting;
 }
 
 static TimestampTz
@@ -212,6 +216,8 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 		id = gn_storage_put(&job, ready);
 		stored = true;
 		note_enqueued(&job, 1);
+		if (request->parent_count > 0)
+			gn_flow_depend(id, request->parents, request->parent_count);
 		if (request->unique_for)
 			gn_storage_hold_unique(job.queue, job.unique_key, id,
 								   window_end(job.enqueued_at, request->unique_for));
@@ -307,12 +313,27 @@ mode_argument(FunctionCallInfo fcinfo, int argument)
 					errhint("Modes: keep, replace, reject.")));
 }
 
+/* What the job waits for, and whose callback waits for it. A job that is replaced keeps
+ * what it has of both: otherwise two jobs could come to wait for each other. */
 static void
-refuse_unsupported(FunctionCallInfo fcinfo, int argument, const char *name)
+flow_arguments(FunctionCallInfo fcinfo, int depends_on, int batch, GnEnqueue *request)
 {
-	if (!PG_ARGISNULL(argument))
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("enqueue() does not support %s yet", name)));
+	if (PG_ARGISNULL(depends_on) && PG_ARGISNULL(batch))
+		return;
+	if (request->unique_key && request->unique_mode == GN_UNIQUE_REPLACE)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("unique_mode \"replace\" goes with neither depends_on "
+							   "nor batch_id"),
+						errdetail("A job that is replaced keeps those that it has.")));
+	if (!PG_ARGISNULL(depends_on))
+		request->parents =
+			gn_flow_parents(GetUserId(), PG_GETARG_ARRAYTYPE_P(depends_on),
+							&request->parent_count);
+	if (!PG_ARGISNULL(batch))
+	{
+		gn_flow_join(GetUserId(), PG_GETARG_INT64(batch));
+		request->batch_id = PG_GETARG_INT64(batch);
+	}
 }
 
 /* SQL: grownext.enqueue(queue text, payload jsonb, ...) */
@@ -325,8 +346,6 @@ gn_enqueue(PG_FUNCTION_ARGS)
 	request.queue = callers_queue(fcinfo, 0);
 	if (PG_ARGISNULL(1))
 		refuse_null("payload");
-	refuse_unsupported(fcinfo, 10, "depends_on");
-	refuse_unsupported(fcinfo, 11, "batch_id");
 	request.payload = PG_GETARG_JSONB_P(1);
 	request.run_at = time_argument(fcinfo, 2);
 	request.priority = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
@@ -341,7 +360,29 @@ gn_enqueue(PG_FUNCTION_ARGS)
 		tenant = gn_caller_tenant(GetUserId(), PG_GETARG_UUID_P(12));
 		request.tenant = &tenant;
 	}
+	flow_arguments(fcinfo, 10, 11, &request);
 	PG_RETURN_INT64(gn_queue_enqueue(&request));
+}
+
+/* SQL: grownext.batch_create(callback_queue text, callback_payload jsonb) */
+Datum
+gn_batch_create(PG_FUNCTION_ARGS)
+{
+	const GnContext *context = gn_context();
+	GnEnqueue request = {.waiting = true};
+	int64 id;
+
+	request.queue = callers_queue(fcinfo, 0);
+	if (PG_ARGISNULL(1))
+		refuse_null("callback_payload");
+	request.payload = PG_GETARG_JSONB_P(1);
+	if (!JB_ROOT_IS_OBJECT(request.payload))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("callback_payload must be an object"),
+						errdetail("The counts of the batch are added to it.")));
+	id = gn_queue_enqueue(&request);
+	gn_flow_new_batch(id, request.queue, context ? context->tenant : NULL);
+	PG_RETURN_INT64(id);
 }
 
 /* SQL: _grownext.queue_put_internal(queue text, payload jsonb, ...) */

@@ -49,10 +49,12 @@
 #include "core/worker.h"
 #include "queue/definition.h"
 #include "queue/executor.h"
+#include "queue/flow.h"
 #include "queue/handler.h"
 #include "queue/metrics.h"
 #include "queue/running.h"
 #include "queue/slot.h"
+#include "queue/throttle.h"
 #include "queue/wait.h"
 
 GN_FUNCTION(gn_current_job);
@@ -162,7 +164,7 @@ take_from(const char *name, Run *run)
 	const GnQueue *queue = gn_queue_find(name);
 	MemoryContext old;
 	int slot;
-	GnTake take;
+	GnTake take = GN_TAKE_NONE;
 
 	if (queue == NULL || queue->handler == NULL || queue->paused)
 		return GN_TAKE_NONE;
@@ -174,7 +176,11 @@ take_from(const char *name, Run *run)
 	MemoryContextSwitchTo(old);
 	if (gn_slot_take(&run->queue, 1, &slot) == 0)
 		return GN_TAKE_NONE;
-	take = gn_storage_take(name, run->queue.ordered, run->memory, &run->job);
+	if (gn_throttle_enter(&run->queue, 1) > 0)
+	{
+		take = gn_storage_take(name, run->queue.ordered, run->memory, &run->job);
+		gn_throttle_leave(&run->queue, take == GN_TAKE_DONE);
+	}
 	if (take == GN_TAKE_NONE)
 		gn_slot_give_back(&run->queue, slot);
 	else if (take == GN_TAKE_DONE)
@@ -227,7 +233,7 @@ gn_executor_demand(void)
 			continue;
 		copy = *queue;
 		copy.name = queues[i];
-		places = gn_slot_free(&copy, most);
+		places = gn_throttle_free(&copy, gn_slot_free(&copy, most));
 		if (places > 0)
 			demand += gn_storage_count_waiting(queues[i], places);
 	}
@@ -305,6 +311,12 @@ bool
 gn_executor_has(int64 id)
 {
 	return current && current->taken && current->job.id == id;
+}
+
+int64
+gn_executor_batch(void)
+{
+	return current && current->taken ? current->job.batch_id : 0;
 }
 
 /* SQL: grownext.current_job() */
@@ -389,6 +401,7 @@ run_handler(Run *run)
 	run->used_temporary = (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
 	gn_spi_begin(&spi);
 	gn_storage_succeed(&run->job, run->started_at, gn_now(), result);
+	gn_flow_over(&run->job, 1, "succeeded");
 	gn_spi_end(&spi);
 	call_next(run);
 }
@@ -412,6 +425,7 @@ cancel_unwanted(Run *run, const char *reason)
 
 	gn_spi_begin(&spi);
 	gn_storage_cancel(&run->job, run->started_at, reason);
+	gn_flow_over(&run->job, 1, "cancelled");
 	gn_spi_end(&spi);
 	call_next(run);
 }
@@ -507,6 +521,8 @@ record_failure(Run *run, const ErrorData *error)
 	else
 		gn_storage_fail(&run->job, failure, run->started_at, now,
 						now + (TimestampTz) (delay * USECS_PER_SEC), text);
+	if (cancelled || failure == GN_FAILURE_DEAD)
+		gn_flow_over(&run->job, 1, cancelled ? "cancelled" : "dead");
 	gn_spi_end(&spi);
 	if (failure != GN_FAILURE_DEAD)
 		gn_worker_tick_at_commit();

@@ -15,6 +15,9 @@ extern int gn_executor_demand(void); /* GnComponent.executor_demand */
 /* Whether this process runs the job's handler. */
 extern bool gn_executor_has(int64 id);
 
+/* The batch of that job; 0: none. */
+extern int64 gn_executor_batch(void);
+
 /* A row of type grownext.job. */
 extern HeapTuple gn_job_tuple(const GnJob *job, TupleDesc desc);
 

@@ -59,6 +59,14 @@ CREATE OR REPLACE FUNCTION _grownext.queue_interrupt(id bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_interrupt';
 COMMENT ON FUNCTION _grownext.queue_interrupt(bigint) IS 'Interrupts the handler of a running job; false when no executor has it.';
 
+CREATE OR REPLACE FUNCTION _grownext.queue_over(id bigint, batch_id bigint, state text) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_over';
+COMMENT ON FUNCTION _grownext.queue_over(bigint, bigint, text) IS 'Notes for the next pass that a job is over, if others wait for it.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_throttled() RETURNS timestamptz
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_throttled';
+COMMENT ON FUNCTION _grownext.queue_throttled() IS 'Wakes whoever can begin jobs of queues with a rate limit; returns when the next may begin, NULL if none waits.';
+
 CREATE OR REPLACE FUNCTION _grownext.queue_preloaded() RETURNS boolean
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'gn_queue_preloaded';
 COMMENT ON FUNCTION _grownext.queue_preloaded() IS 'Whether the library came in through shared_preload_libraries.';
@@ -87,10 +95,11 @@ CREATE OR REPLACE VIEW _grownext.queue_running AS
        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database());
 COMMENT ON VIEW _grownext.queue_running IS 'Ids of the jobs that run now.';
 
--- Every job of a queue that has no outcome: ready, scheduled or running.
+-- Every job of a queue that has no outcome: ready, scheduled, waiting or running.
 CREATE OR REPLACE VIEW _grownext.queue_live AS
     SELECT j.queue, j.id, j.tenant_id, j.priority, j.enqueued_at, j.run_at, j.failures,
-           CASE WHEN r.id IS NOT NULL OR j.lease_until IS NOT NULL THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END AS state,
+           CASE WHEN r.id IS NOT NULL OR j.lease_until IS NOT NULL THEN 'running' WHEN j.ready THEN 'ready'
+                WHEN j.waiting THEN 'waiting' ELSE 'scheduled' END AS state,
            j.deadline
       FROM _grownext.queue_job AS j
       LEFT JOIN _grownext.queue_running AS r ON r.id = j.id;
@@ -100,7 +109,7 @@ COMMENT ON VIEW _grownext.queue_live IS 'Jobs without an outcome and their state
 CREATE OR REPLACE FUNCTION _grownext.queue_find(job_id bigint) RETURNS SETOF grownext.job_state
 LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT j.id, j.queue,
-           CASE WHEN h.held THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END,
+           CASE WHEN h.held THEN 'running' WHEN j.ready THEN 'ready' WHEN j.waiting THEN 'waiting' ELSE 'scheduled' END,
            j.failures + h.held::int, coalesce(j.progress, _grownext.queue_running_progress(j.id)), NULL::jsonb, j.last_error,
            j.attempts, j.max_attempts, j.priority, j.unique_key, j.group_key, j.tenant_id, j.enqueued_at, j.run_at,
            coalesce(j.leased_at, _grownext.queue_running_since(j.id)), NULL::timestamptz, j.deadline,
@@ -145,9 +154,10 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
                                           failures, state, unique_key, group_key, tenant_id, last_error, attempts)
         SELECT g.id, g.queue, g.enqueued_at, g.run_at, g.deadline, _grownext.core_now(), g.priority, g.max_attempts,
                g.failures, 'cancelled', g.unique_key, g.group_key, g.tenant_id, coalesce(reason, g.last_error), g.attempts
-          FROM gone AS g
-        RETURNING 1)
-    SELECT count(*) FROM kept
+          FROM gone AS g),
+    alone AS (
+        DELETE FROM _grownext.queue_dependency AS d USING gone AS g WHERE g.waiting AND d.child_id = g.id)
+    SELECT count(*) FROM (SELECT _grownext.queue_over(g.id, g.batch_id, 'cancelled') FROM gone AS g OFFSET 0) AS told
 $$;
 COMMENT ON FUNCTION _grownext.queue_cancel_where(text, bigint, text) IS 'Cancels jobs that do not run.';
 
@@ -159,7 +169,9 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
            FOR UPDATE SKIP LOCKED),
     gone AS (
         DELETE FROM _grownext.queue_job AS j USING free
-         WHERE j.id = free.id AND NOT _grownext.queue_job_running(j.id) RETURNING j.failures, j.deadline),
+         WHERE j.id = free.id AND NOT _grownext.queue_job_running(j.id) RETURNING j.id, j.batch_id, j.waiting, j.failures, j.deadline),
+    alone AS (
+        DELETE FROM _grownext.queue_dependency AS d USING gone AS g WHERE g.waiting AND d.child_id = g.id),
     counted AS (
         INSERT INTO _grownext.queue_total AS t (queue, enqueued, failed, missed)
         SELECT queue_delete_waiting.queue, count(*), sum(g.failures), count(*) FILTER (WHERE g.deadline < _grownext.core_now())
@@ -167,7 +179,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
         ON CONFLICT ON CONSTRAINT queue_total_pkey
         DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, failed = t.failed + EXCLUDED.failed,
                       missed = t.missed + EXCLUDED.missed)
-    SELECT count(*) FROM gone
+    SELECT count(*) FROM (SELECT _grownext.queue_over(g.id, g.batch_id, 'cancelled') FROM gone AS g OFFSET 0) AS told
 $$;
 COMMENT ON FUNCTION _grownext.queue_delete_waiting(text) IS 'Deletes jobs that do not run.';
 
@@ -202,7 +214,7 @@ CREATE OR REPLACE FUNCTION _grownext.queue_promote(now timestamptz, most int) RE
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     WITH due AS (
         SELECT j.id FROM _grownext.queue_job AS j
-         WHERE NOT j.ready AND j.lease_until IS NULL AND j.run_at <= queue_promote.now
+         WHERE NOT j.ready AND NOT j.waiting AND j.lease_until IS NULL AND j.run_at <= queue_promote.now
          ORDER BY j.run_at LIMIT most FOR UPDATE SKIP LOCKED),
     moved AS (
         UPDATE _grownext.queue_job AS j SET ready = true FROM due WHERE j.id = due.id RETURNING j.queue),
@@ -215,10 +227,11 @@ COMMENT ON FUNCTION _grownext.queue_promote(timestamptz, int) IS 'Makes jobs rea
 
 CREATE OR REPLACE FUNCTION _grownext.queue_next_due() RETURNS timestamptz
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT least((SELECT min(j.run_at) FROM _grownext.queue_job AS j WHERE NOT j.ready AND j.lease_until IS NULL),
-                 (SELECT min(j.lease_until) FROM _grownext.queue_job AS j WHERE j.lease_until IS NOT NULL))
+    SELECT least((SELECT min(j.run_at) FROM _grownext.queue_job AS j WHERE NOT j.ready AND NOT j.waiting AND j.lease_until IS NULL),
+                 (SELECT min(j.lease_until) FROM _grownext.queue_job AS j WHERE j.lease_until IS NOT NULL),
+                 (SELECT min(c.due_at) FROM _grownext.queue_check AS c))
 $$;
-COMMENT ON FUNCTION _grownext.queue_next_due() IS 'When the next scheduled job is due, or a lease ends.';
+COMMENT ON FUNCTION _grownext.queue_next_due() IS 'When the next scheduled job or check is due, or a lease ends.';
 
 -- Deletes outcomes and dead letters past their queue's retention, at most so many of each queue.
 CREATE OR REPLACE FUNCTION _grownext.queue_expire(now timestamptz, most int) RETURNS bigint
@@ -238,11 +251,15 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
              ORDER BY d.died_at LIMIT most) AS o),
     dead AS (
         DELETE FROM _grownext.queue_dead AS d USING old_dead AS o WHERE d.id = o.id
-        RETURNING d.queue, 0 AS succeeded, d.failures, d.deadline < d.died_at AS missed),
+        RETURNING d.id, d.queue, 0 AS succeeded, d.failures, d.deadline < d.died_at AS missed),
+    told AS (
+        INSERT INTO _grownext.queue_check (id, parent_id, due_at)
+        SELECT _grownext.core_nextval('_grownext.queue_check_id'), g.id, '-infinity' FROM dead AS g
+         WHERE EXISTS (SELECT FROM _grownext.queue_dependency AS d WHERE d.parent_id = g.id)),
     counted AS (
         INSERT INTO _grownext.queue_total AS t (queue, enqueued, succeeded, failed, missed)
         SELECT g.queue, count(*), sum(g.succeeded), sum(g.failures), count(*) FILTER (WHERE g.missed)
-          FROM (SELECT * FROM done UNION ALL SELECT * FROM dead) AS g GROUP BY g.queue
+          FROM (SELECT * FROM done UNION ALL SELECT d.queue, d.succeeded, d.failures, d.missed FROM dead AS d) AS g GROUP BY g.queue
         ON CONFLICT ON CONSTRAINT queue_total_pkey
         DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, succeeded = t.succeeded + EXCLUDED.succeeded,
                       failed = t.failed + EXCLUDED.failed, missed = t.missed + EXCLUDED.missed),
@@ -254,15 +271,40 @@ COMMENT ON FUNCTION _grownext.queue_expire(timestamptz, int) IS 'Deletes outcome
 
 -- Administration ------------------------------------------------------------------
 
+-- As in 100/second, 5/10 minutes.
+CREATE OR REPLACE FUNCTION _grownext.queue_parse_rate(rate text, OUT rate_count int, OUT rate_period interval)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part CONSTANT text[] := regexp_match(rate, '^ *([0-9]{1,7}) */ *([0-9.]* *[a-z]+) *$');
+BEGIN
+    IF rate IS NULL THEN
+        RETURN;
+    END IF;
+    rate_count := part[1];
+    rate_period := CASE WHEN part[2] ~ '^[a-z]' THEN '1 ' ELSE '' END || part[2];
+    IF rate_count IS NULL OR rate_count NOT BETWEEN 1 AND 1000000 OR rate_period NOT BETWEEN '1 millisecond' AND '1 day' THEN
+        RAISE invalid_datetime_format;
+    END IF;
+EXCEPTION
+    WHEN data_exception THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('invalid rate_limit "%s"', rate),
+            HINT = 'A number of jobs, 1 to 1000000, and a time, 1 ms to 1 day: 100/second, 5/10 minutes.';
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_parse_rate(text) IS 'A rate limit as a number of jobs and a time.';
+
 -- The whole definition: an option that is not named takes its default.
 CREATE OR REPLACE FUNCTION _grownext.queue_store_definition(queue text, options jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    rate record;
     sla CONSTANT jsonb := options -> 'sla';
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"concurrency": "number", "max_attempts": "number",
         "backoff_base": "string", "backoff_cap": "string", "timeout": "string", "retention": "string",
-        "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "sla": "object"}');
+        "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "sla": "object",
+        "parent_failed": "string", "rate_limit": "string"}');
     IF options ? 'sla' THEN
         PERFORM _grownext.core_check_options(sla, '{"start_within": "string", "target": "number", "window": "string"}');
         IF NOT sla ?& ARRAY['start_within', 'target'] THEN
@@ -271,9 +313,10 @@ BEGIN
                 HINT = 'Such as {"start_within": "5 seconds", "target": 0.99, "window": "1 day"}.';
         END IF;
     END IF;
+    SELECT r.* INTO rate FROM _grownext.queue_parse_rate(options ->> 'rate_limit') AS r;
     INSERT INTO _grownext.queue_queue AS q (queue, concurrency, max_attempts, backoff_base, backoff_cap, timeout,
                                             retention, dead_retention, ordered, expire, sla_start_within,
-                                            sla_target, sla_window, created_at)
+                                            sla_target, sla_window, parent_failed, rate_count, rate_period, created_at)
     VALUES (queue_store_definition.queue,
             (options ->> 'concurrency')::int,
             coalesce((options ->> 'max_attempts')::int, 25),
@@ -287,24 +330,30 @@ BEGIN
             (sla ->> 'start_within')::interval,
             (sla ->> 'target')::double precision,
             CASE WHEN sla IS NOT NULL THEN coalesce((sla ->> 'window')::interval, '1 day') END,
+            coalesce(options ->> 'parent_failed', 'cancel'),
+            rate.rate_count,
+            rate.rate_period,
             _grownext.core_now())
     ON CONFLICT ON CONSTRAINT queue_queue_pkey DO UPDATE
         SET concurrency = EXCLUDED.concurrency, max_attempts = EXCLUDED.max_attempts,
             backoff_base = EXCLUDED.backoff_base, backoff_cap = EXCLUDED.backoff_cap, timeout = EXCLUDED.timeout,
             retention = EXCLUDED.retention, dead_retention = EXCLUDED.dead_retention,
             ordered = EXCLUDED.ordered, expire = EXCLUDED.expire, sla_start_within = EXCLUDED.sla_start_within,
-            sla_target = EXCLUDED.sla_target, sla_window = EXCLUDED.sla_window
+            sla_target = EXCLUDED.sla_target, sla_window = EXCLUDED.sla_window,
+            parent_failed = EXCLUDED.parent_failed, rate_count = EXCLUDED.rate_count, rate_period = EXCLUDED.rate_period
         WHERE (q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-               q.ordered, q.expire, q.sla_start_within, q.sla_target, q.sla_window)
+               q.ordered, q.expire, q.sla_start_within, q.sla_target, q.sla_window,
+               q.parent_failed, q.rate_count, q.rate_period)
               IS DISTINCT FROM
               (EXCLUDED.concurrency, EXCLUDED.max_attempts, EXCLUDED.backoff_base, EXCLUDED.backoff_cap, EXCLUDED.timeout,
                EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire,
-               EXCLUDED.sla_start_within, EXCLUDED.sla_target, EXCLUDED.sla_window);
+               EXCLUDED.sla_start_within, EXCLUDED.sla_target, EXCLUDED.sla_window,
+               EXCLUDED.parent_failed, EXCLUDED.rate_count, EXCLUDED.rate_period);
 EXCEPTION
     WHEN check_violation THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('invalid definition of queue "%s"', queue),
-            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative, start_within of an sla is 1 ms to 7 days, its target more than 0 and at most 1, its window 1 minute to 90 days.';
+            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative, start_within of an sla is 1 ms to 7 days, its target more than 0 and at most 1, its window 1 minute to 90 days, parent_failed is cancel, run or wait.';
 END
 $$;
 COMMENT ON FUNCTION _grownext.queue_store_definition(text, jsonb) IS 'Creates or updates a queue, internal ones too.';
@@ -436,7 +485,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
                ('USAGE', 'TYPE', 'grownext.job', ARRAY['work'])
         UNION ALL
         SELECT 'EXECUTE', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text, n.needs
-          FROM (VALUES ('enqueue', ARRAY['enqueue']), ('enqueue_many', ARRAY['enqueue']), ('queue_handle', ARRAY['work']),
+          FROM (VALUES ('enqueue', ARRAY['enqueue']), ('enqueue_many', ARRAY['enqueue']), ('batch_create', ARRAY['enqueue']), ('queue_handle', ARRAY['work']),
                        ('current_job', ARRAY['work']), ('job_fetch', ARRAY['work']), ('job_wait', ARRAY['work']),
                        ('job_complete', ARRAY['work']), ('job_complete_many', ARRAY['work']), ('job_fail', ARRAY['work']),
                        ('job_extend', ARRAY['work']), ('job_snooze', ARRAY['work']), ('job_progress', ARRAY['work']),
@@ -534,7 +583,7 @@ DECLARE
     job grownext.job_state;
 BEGIN
     SELECT f.* INTO job FROM _grownext.queue_find(job_cancel.id) AS f
-     WHERE f.state IN ('ready', 'scheduled', 'running') AND NOT starts_with(f.queue, 'grownext.')
+     WHERE f.state IN ('ready', 'scheduled', 'waiting', 'running') AND NOT starts_with(f.queue, 'grownext.')
        AND _grownext.queue_caller_sees(f.queue, f.tenant_id);
     IF NOT FOUND THEN
         RETURN false;
@@ -570,7 +619,7 @@ COMMENT ON FUNCTION grownext.job_redrive(text, bigint[]) IS 'Makes dead letters 
 CREATE OR REPLACE VIEW grownext.queue WITH (security_barrier) AS
     SELECT q.queue, q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
            q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at,
-           q.sla_start_within, q.sla_target, q.sla_window
+           q.sla_start_within, q.sla_target, q.sla_window, q.parent_failed, q.rate_count, q.rate_period
       FROM _grownext.queue_queue AS q;
 COMMENT ON VIEW grownext.queue IS 'Queues, their limits and handlers.';
 
@@ -589,17 +638,19 @@ DECLARE
     stubborn bigint := _grownext.queue_end_cancelled();
     lapsed int := _grownext.queue_lapse(batch);
     promoted bigint := _grownext.queue_promote(queue_tick.now, batch);
+    resolved bigint := _grownext.queue_resolve(queue_tick.now, batch);
+    busy boolean := _grownext.queue_count_batches(queue_tick.now);
     expired bigint := _grownext.queue_expire(queue_tick.now, batch);
 BEGIN
     PERFORM _grownext.queue_keep_figures(queue_tick.now);
-    IF lapsed = batch OR promoted = batch OR expired = batch THEN
+    IF lapsed = batch OR promoted = batch OR resolved >= batch OR expired = batch THEN
         RETURN queue_tick.now; -- there is more
     END IF;
-    RETURN least(_grownext.queue_next_due(),
-                 CASE WHEN stubborn > 0 THEN queue_tick.now + interval '1 second' END);
+    RETURN least(_grownext.queue_next_due(), _grownext.queue_throttled(),
+                 CASE WHEN stubborn > 0 OR busy THEN queue_tick.now + interval '1 second' END);
 END
 $$;
-COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: interrupts what was cancelled, takes back leases, makes due jobs ready, deletes outcomes past their retention, writes figures down; returns when the next is due.';
+COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: interrupts what was cancelled, takes back leases, makes due jobs and those that waited for others ready, deletes outcomes past their retention, writes figures down; returns when the next is due.';
 
 -- For unfence(pending => 'skip'). Leases in a copy are those of the original's workers:
 -- their jobs end with them.

@@ -29,11 +29,13 @@
 #include "core/worker.h"
 #include "queue/definition.h"
 #include "queue/executor.h"
+#include "queue/flow.h"
 #include "queue/lease.h"
 #include "queue/metrics.h"
 #include "queue/running.h"
 #include "queue/slot.h"
 #include "queue/storage.h"
+#include "queue/throttle.h"
 #include "queue/wait.h"
 
 GN_FUNCTION(gn_job_fetch);
@@ -224,6 +226,8 @@ fail_job(const GnJob *job, const char *error, int64 delay, bool discard,
 			 now);
 	if (failure == GN_FAILURE_RETRY)
 		gn_worker_tick_at_commit();
+	else
+		gn_flow_over(job, 1, "dead");
 	give_place(job->queue);
 	return failure;
 }
@@ -233,6 +237,7 @@ cancel_job(const GnJob *job, const char *reason, TimestampTz now)
 {
 	gn_storage_cancel(job, now, reason);
 	note_end(job, GN_MEASURE_CANCELLED, now);
+	gn_flow_over(job, 1, "cancelled");
 	give_place(job->queue);
 }
 
@@ -277,19 +282,19 @@ keep_wanted(const GnQueue *queue, GnJob *jobs, int count, TimestampTz now)
 
 	for (int i = 0; i < count; i++)
 	{
-		GnJob unbegun = jobs[i];
+		const char *reason = jobs[i].cancelled ? GN_CANCELLED : NULL;
 
-		unbegun.leased_at = 0;
-		if (jobs[i].cancelled)
-			gn_storage_cancel(&unbegun, now, GN_CANCELLED);
-		else if (queue->expire && jobs[i].deadline && jobs[i].deadline < now)
-			gn_storage_cancel(&unbegun, now, GN_DEADLINE_PASSED);
-		else
+		if (!reason && queue->expire && jobs[i].deadline && jobs[i].deadline < now)
+			reason = GN_DEADLINE_PASSED;
+		if (reason)
 		{
-			jobs[kept++] = jobs[i];
-			continue;
+			GnJob unbegun = jobs[i];
+
+			unbegun.leased_at = 0;
+			cancel_job(&unbegun, reason, now);
 		}
-		note_end(&unbegun, GN_MEASURE_CANCELLED, now);
+		else
+			jobs[kept++] = jobs[i];
 	}
 	for (int i = 0; i < kept; i++)
 	{
@@ -326,13 +331,16 @@ lease_some(const GnQueue *queue, const GnLease *lease, int count, MemoryContext 
 	for (;;)
 	{
 		int places = gn_slot_take(queue, count - kept, slots);
+		int tokens = gn_throttle_enter(queue, places);
 		int leased = 0;
 		int wanted = 0;
 
-		if (places > 0)
-			leased = gn_storage_lease(queue->name, queue->ordered, lease, places, slots,
+		if (tokens > 0)
+			leased = gn_storage_lease(queue->name, queue->ordered, lease, tokens, slots,
 									  memory, jobs + kept);
 		wanted = keep_wanted(queue, jobs + kept, leased, lease->from);
+		if (tokens > 0)
+			gn_throttle_leave(queue, wanted);
 		give_back_slots(queue, slots, places, jobs + kept, wanted);
 		kept += wanted;
 		if (kept == count || wanted == leased)
@@ -497,6 +505,7 @@ settle(GnJob *jobs, int count, const Outcome *outcomes, int outcome_count)
 		done[i] = jobs[i].id;
 	gn_storage_succeed_many(id_array(done, succeeded),
 							results_of(jobs, succeeded, outcomes, outcome_count), now);
+	gn_flow_over(jobs, succeeded, "succeeded");
 	for (int i = 0; i < succeeded; i++)
 	{
 		note_end(&jobs[i], GN_MEASURE_SUCCEEDED, now);

@@ -9,8 +9,8 @@
 
 /*
  * Advisory locks of classes that pg_advisory_lock() cannot name, so no SQL user
- * takes or frees one. Order: QUEUE, then GROUP, then UNIQUE, then JOB; a SLOT is
- * only ever tried.
+ * takes or frees one. Order: QUEUE, then GROUP, then UNIQUE, then RATE, then JOB; a
+ * SLOT is only ever tried.
  */
 typedef enum GnQueueLock
 {
@@ -19,6 +19,7 @@ typedef enum GnQueueLock
 	GN_QUEUE_LOCK_UNIQUE,         /* one enqueuer of a unique key at a time */
 	GN_QUEUE_LOCK_JOB,            /* an executor holds the job */
 	GN_QUEUE_LOCK_SLOT,           /* one of a queue's concurrency slots */
+	GN_QUEUE_LOCK_RATE,           /* one at a time counts a queue's tokens */
 	GN_QUEUE_LOCK_METRICS         /* writes down what happened; only ever tried */
 } GnQueueLock;
 

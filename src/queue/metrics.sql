@@ -230,6 +230,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
                count(*) FILTER (WHERE l.state = 'ready') AS ready,
                count(*) FILTER (WHERE l.state = 'running') AS running,
                count(*) FILTER (WHERE l.state = 'scheduled') AS scheduled,
+               count(*) FILTER (WHERE l.state = 'waiting') AS waiting,
                min(l.run_at) FILTER (WHERE l.state = 'ready') AS oldest,
                count(*) FILTER (WHERE l.deadline < _grownext.core_now()) AS missed
           FROM _grownext.queue_live AS l
@@ -253,7 +254,8 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
            p.wait[1], p.wait[2], p.run[1], p.run[2],
            q.sla_target, _grownext.queue_sla_attained(q.queue, _grownext.core_now(), true),
            q.paused_at IS NOT NULL,
-           (coalesce(l.missed, 0) + coalesce(d.missed, 0) + coalesce(x.missed, 0) + coalesce(t.missed, 0))::bigint
+           (coalesce(l.missed, 0) + coalesce(d.missed, 0) + coalesce(x.missed, 0) + coalesce(t.missed, 0))::bigint,
+           coalesce(l.waiting, 0)
       FROM _grownext.queue_queue AS q
       LEFT JOIN live AS l ON l.queue = q.queue
       LEFT JOIN done AS d ON d.queue = q.queue

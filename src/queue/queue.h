@@ -31,6 +31,10 @@ typedef struct GnEnqueue
 	TimestampTz deadline;    /* 0: none */
 	const pg_uuid_t *tenant; /* NULL: the context's, if any */
 	Jsonb *claims;           /* carried in place of the context's; NULL: those */
+	int64 batch_id;          /* 0: none; else one that gn_flow_join has locked */
+	const int64 *parents;    /* jobs that it waits for */
+	int parent_count;
+	bool waiting; /* until something releases it */
 } GnEnqueue;
 
 /*

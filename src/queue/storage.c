@@ -47,6 +47,8 @@ enum PutArgument
 	PUT_PAYLOAD,
 	PUT_GROUP_KEY,
 	PUT_UNIQUE_KEY,
+	PUT_WAITING,
+	PUT_BATCH_ID,
 	PUT_ARGUMENTS
 };
 
@@ -66,6 +68,9 @@ put_arguments(const GnJob *job, bool ready, Datum *values, char *nulls)
 	values[PUT_PAYLOAD] = pointer_or_null(job->payload, &nulls[PUT_PAYLOAD]);
 	values[PUT_GROUP_KEY] = text_or_null(job->group_key, &nulls[PUT_GROUP_KEY]);
 	values[PUT_UNIQUE_KEY] = text_or_null(job->unique_key, &nulls[PUT_UNIQUE_KEY]);
+	values[PUT_WAITING] = BoolGetDatum(job->waiting);
+	values[PUT_BATCH_ID] = Int64GetDatum(job->batch_id);
+	nulls[PUT_BATCH_ID] = job->batch_id ? ' ' : 'n';
 }
 
 #define NEXT_ID "_grownext.core_nextval('_grownext.queue_job_id')"
@@ -76,11 +81,13 @@ gn_storage_put(const GnJob *job, bool ready)
 	static GnQuery query = GN_QUERY(
 		"INSERT INTO _grownext.queue_job (id, queue, priority, max_attempts, ready, "
 		"run_at, enqueued_at,"
-		" deadline, tenant_id, claims, payload, group_key, unique_key)"
+		" deadline, tenant_id, claims, payload, group_key, unique_key, waiting, "
+		"batch_id)"
 		" VALUES (" NEXT_ID
-		", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
+		", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id",
 		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, TEXTOID);
+		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, TEXTOID, BOOLOID,
+		INT8OID);
 	Datum values[PUT_ARGUMENTS];
 	char nulls[PUT_ARGUMENTS];
 
@@ -177,7 +184,7 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 		GN_QUERY("WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = "
 				 "$12 AND j.lease_until IS NULL FOR UPDATE SKIP LOCKED)"
 				 " UPDATE _grownext.queue_job AS j SET priority = $2, max_attempts = "
-				 "$3, ready = $4, run_at = $5,"
+				 "$3, ready = $4 AND NOT j.waiting, run_at = $5,"
 				 " enqueued_at = $6, deadline = $7, tenant_id = $8, claims = $9, "
 				 "payload = $10, group_key = $11,"
 				 " failures = 0, last_error = NULL, attempts = '[]', lease_id = NULL"

@@ -36,6 +36,8 @@ typedef struct GnJob
 	TimestampTz lease_until; /* 0: none, or it lapsed and was taken back */
 	TimestampTz leased_at;   /* when the attempt began; 0: none did */
 	int slot;                /* of the queue's, that the lease holds; 0: none */
+	bool waiting;   /* until queue_release(), whatever run_at says; never ready */
+	int64 batch_id; /* 0: none */
 } GnJob;
 
 /* Why a job was cancelled. */

@@ -233,10 +233,10 @@ gn_storage_cancelled(int64 id)
 }
 
 /* Reads rows of (id, queue, failures, max_attempts, lease_id, lease_until, leased_at,
- * claims, deadline). */
+ * claims, deadline, batch_id). */
 #define LEASED_COLUMNS                                                                 \
 	"SELECT j.id, j.queue, j.failures, j.max_attempts, j.lease_id, j.lease_until, "    \
-	"j.leased_at, j.claims, j.deadline"
+	"j.leased_at, j.claims, j.deadline, j.batch_id"
 
 static int
 read_leased(uint64 count, GnJob **jobs)
@@ -255,6 +255,7 @@ read_leased(uint64 count, GnJob **jobs)
 			.lease_until = gn_row_int(i, 6),
 			.leased_at = gn_row_int(i, 7),
 			.deadline = gn_row_int(i, 9),
+			.batch_id = gn_row_int(i, 10),
 		};
 
 		if (read > 0 && (*jobs)[read - 1].id == job.id)

@@ -79,6 +79,7 @@ gn_row_job(uint64 row, const char *queue, MemoryContext memory, GnJob *job)
 		.group_key = gn_row_copy(row, 10, TEXTOID, memory),
 		.tenant = gn_row_copy(row, 11, UUIDOID, memory),
 		.claims = gn_row_copy(row, 12, JSONBOID, memory),
+		.batch_id = gn_row_int(row, 13),
 	};
 }
 

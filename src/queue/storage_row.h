@@ -34,8 +34,9 @@ pointer_or_null(const void *value, char *null)
 /* The first columns of every query that returns jobs of table "j". */
 #define GN_ROW_COLUMNS                                                                 \
 	"j.id, j.payload, j.priority, j.max_attempts, j.failures, j.enqueued_at, "         \
-	"j.run_at, j.deadline, j.unique_key, j.group_key, j.tenant_id, j.claims"
-#define GN_ROW_COLUMN_COUNT 12
+	"j.run_at, j.deadline, j.unique_key, j.group_key, j.tenant_id, j.claims, "         \
+	"j.batch_id"
+#define GN_ROW_COLUMN_COUNT 13
 
 /* Whether somebody has asked to cancel job "j". */
 #define GN_ROW_CANCELLED                                                               \

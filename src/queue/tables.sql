@@ -10,6 +10,8 @@ CREATE TYPE _grownext.queue_marker_queue AS ();
 CREATE TABLE _grownext.queue_queue (
     queue          text COLLATE "C" NOT NULL,
     concurrency    int,
+    rate_count     int,
+    rate_period    interval,
     max_attempts   int         NOT NULL,
     backoff_base   interval    NOT NULL,
     backoff_cap    interval    NOT NULL,
@@ -18,6 +20,7 @@ CREATE TABLE _grownext.queue_queue (
     dead_retention interval    NOT NULL,
     ordered        boolean     NOT NULL,
     expire         boolean     NOT NULL,
+    parent_failed  text        NOT NULL,
     handler        text, -- qualified and quoted; its argument follows from handler_takes
     handler_takes  text,
     run_as         name,
@@ -30,6 +33,9 @@ CREATE TABLE _grownext.queue_queue (
     CONSTRAINT queue_queue_pkey PRIMARY KEY (queue),
     CONSTRAINT queue_queue_name_chk CHECK (queue ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}$'),
     CONSTRAINT queue_queue_concurrency_chk CHECK (concurrency BETWEEN 1 AND 1000),
+    CONSTRAINT queue_queue_rate_chk CHECK (
+        (rate_count IS NULL) = (rate_period IS NULL)
+        AND rate_count BETWEEN 1 AND 1000000 AND rate_period BETWEEN '1 millisecond' AND '1 day'),
     CONSTRAINT queue_queue_max_attempts_chk CHECK (max_attempts BETWEEN 1 AND 1000),
     CONSTRAINT queue_queue_backoff_chk CHECK (backoff_base > '0' AND backoff_cap >= backoff_base AND backoff_cap <= '30 days'),
     CONSTRAINT queue_queue_timeout_chk CHECK (timeout >= '1 millisecond' AND timeout <= '7 days'),
@@ -38,6 +44,7 @@ CREATE TABLE _grownext.queue_queue (
         (sla_start_within IS NULL) = (sla_target IS NULL) AND (sla_start_within IS NULL) = (sla_window IS NULL)
         AND sla_start_within >= '1 millisecond' AND sla_start_within <= '7 days'
         AND sla_target > 0 AND sla_target <= 1 AND sla_window >= '1 minute' AND sla_window <= '90 days'),
+    CONSTRAINT queue_queue_parent_failed_chk CHECK (parent_failed IN ('cancel', 'run', 'wait')),
     CONSTRAINT queue_queue_handler_chk CHECK (
         (handler IS NULL) = (handler_takes IS NULL) AND (handler IS NULL) = (run_as IS NULL)
         AND (handler IS NULL) = (handled_at IS NULL) AND handler_takes IN ('payload', 'job'))
@@ -72,6 +79,7 @@ CREATE TABLE _grownext.queue_job (
     max_attempts int         NOT NULL,
     failures     int         NOT NULL DEFAULT 0,
     ready        boolean     NOT NULL,
+    waiting      boolean     NOT NULL DEFAULT false, -- for other jobs
     queue        text COLLATE "C" NOT NULL,
     unique_key   text COLLATE "C",
     group_key    text COLLATE "C",
@@ -86,18 +94,21 @@ CREATE TABLE _grownext.queue_job (
     slot         int,         -- of a queue with a concurrency
     worker       text,
     progress     jsonb,
+    batch_id     bigint,      -- whose callback waits for the job
     CONSTRAINT queue_job_pkey PRIMARY KEY (id),
+    CONSTRAINT queue_job_waiting_chk CHECK (NOT waiting OR (NOT ready AND lease_until IS NULL)),
     CONSTRAINT queue_job_lease_chk CHECK (
         (lease_until IS NULL) = (leased_at IS NULL)
         AND (lease_until IS NULL OR (lease_id IS NOT NULL AND NOT ready))
         AND (lease_until IS NOT NULL OR (slot IS NULL AND worker IS NULL AND progress IS NULL)))
 );
 CREATE INDEX queue_job_ready_idx ON _grownext.queue_job (queue, priority, id) WHERE ready;
-CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready AND lease_until IS NULL;
+CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready AND NOT waiting AND lease_until IS NULL;
 CREATE INDEX queue_job_lease_idx ON _grownext.queue_job (queue, lease_until) WHERE lease_until IS NOT NULL;
 CREATE UNIQUE INDEX queue_job_unique_key_idx ON _grownext.queue_job (queue, unique_key) WHERE unique_key IS NOT NULL;
 CREATE INDEX queue_job_group_idx ON _grownext.queue_job (queue, group_key, id) WHERE group_key IS NOT NULL;
-COMMENT ON TABLE _grownext.queue_job IS 'Jobs without an outcome: ready, scheduled, running.';
+CREATE INDEX queue_job_batch_idx ON _grownext.queue_job (batch_id) WHERE batch_id IS NOT NULL;
+COMMENT ON TABLE _grownext.queue_job IS 'Jobs without an outcome: ready, scheduled, waiting, running.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job', '');
 
 -- Numbers of leases; src/queue/storage_lease.c adds what makes them unique for ever.
@@ -163,6 +174,57 @@ CREATE TABLE _grownext.queue_dead (
 CREATE INDEX queue_dead_queue_idx ON _grownext.queue_dead (queue, died_at);
 COMMENT ON TABLE _grownext.queue_dead IS 'Jobs that failed for good: all they need to run again.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_dead', '');
+
+-- What jobs wait for. A dependency is deleted when its parent succeeded; see flow.sql.
+CREATE TABLE _grownext.queue_dependency (
+    child_id  bigint      NOT NULL,
+    parent_id bigint      NOT NULL,
+    CONSTRAINT queue_dependency_pkey PRIMARY KEY (child_id, parent_id)
+);
+CREATE INDEX queue_dependency_parent_idx ON _grownext.queue_dependency (parent_id);
+COMMENT ON TABLE _grownext.queue_dependency IS 'Jobs that wait for other jobs.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_dependency', '');
+
+CREATE SEQUENCE _grownext.queue_check_id AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_check_id', '');
+
+CREATE TABLE _grownext.queue_check (
+    id        bigint      NOT NULL, -- from _grownext.core_nextval()
+    parent_id bigint      NOT NULL,
+    due_at    timestamptz NOT NULL,
+    CONSTRAINT queue_check_pkey PRIMARY KEY (id)
+);
+CREATE INDEX queue_check_due_idx ON _grownext.queue_check (due_at);
+CREATE INDEX queue_check_parent_idx ON _grownext.queue_check (parent_id);
+COMMENT ON TABLE _grownext.queue_check IS 'Jobs that others wait for and that may be over: the next pass looks.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_check', '');
+
+-- A batch has the id of its callback, a job that waits until the batch is over. Jobs name
+-- their batch; what became of them is appended, so that no row is hot, and counted here
+-- by the next pass.
+CREATE TABLE _grownext.queue_batch (
+    id        bigint      NOT NULL,
+    queue     text COLLATE "C" NOT NULL, -- the callback's
+    tenant_id uuid,
+    fresh     boolean     NOT NULL DEFAULT true, -- no pass has seen it yet
+    succeeded bigint      NOT NULL DEFAULT 0,
+    dead      bigint      NOT NULL DEFAULT 0,
+    cancelled bigint      NOT NULL DEFAULT 0,
+    CONSTRAINT queue_batch_pkey PRIMARY KEY (id)
+);
+CREATE INDEX queue_batch_fresh_idx ON _grownext.queue_batch (id) WHERE fresh;
+COMMENT ON TABLE _grownext.queue_batch IS 'Batches that are not over.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_batch', '');
+
+CREATE TABLE _grownext.queue_batch_outcome (
+    batch_id bigint NOT NULL,
+    job_id   bigint NOT NULL,
+    state    text   NOT NULL,
+    CONSTRAINT queue_batch_outcome_pkey PRIMARY KEY (batch_id, job_id),
+    CONSTRAINT queue_batch_outcome_state_chk CHECK (state IN ('succeeded', 'dead', 'cancelled'))
+);
+COMMENT ON TABLE _grownext.queue_batch_outcome IS 'Outcomes of jobs of batches that are not counted yet.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_batch_outcome', '');
 
 -- Keys that stay taken after their job ended (enqueue's unique_for).
 CREATE TABLE _grownext.queue_window (
@@ -268,7 +330,7 @@ CREATE TYPE grownext.job_state AS (
     worker       text,
     lease_until  timestamptz
 );
-COMMENT ON TYPE grownext.job_state IS 'Where a job stands: scheduled, ready, running, succeeded, dead or cancelled.';
+COMMENT ON TYPE grownext.job_state IS 'Where a job stands: scheduled, waiting, ready, running, succeeded, dead or cancelled.';
 
 CREATE TYPE grownext.queue_state AS (
     queue            text,
@@ -287,7 +349,8 @@ CREATE TYPE grownext.queue_state AS (
     sla_target       double precision,
     sla_attained     double precision,
     paused           boolean,
-    deadlines_missed bigint
+    deadlines_missed bigint,
+    waiting          bigint
 );
 COMMENT ON TYPE grownext.queue_state IS 'Figures of one queue.';
 

@@ -31,6 +31,7 @@
 #include "queue/lock.h"
 #include "queue/slot.h"
 #include "queue/storage.h"
+#include "queue/throttle.h"
 #include "queue/wait.h"
 
 GN_FUNCTION(gn_job_wait);
@@ -95,7 +96,7 @@ look(const char *name)
 	if (queue.paused)
 		return false;
 	gn_spi_begin(&spi);
-	if (gn_slot_free(&queue, 1) > 0)
+	if (gn_slot_free(&queue, 1) > 0 && gn_throttle_free(&queue, 1) > 0)
 		ready = gn_storage_fetchable(name, queue.ordered);
 	gn_spi_end(&spi);
 	return ready;
