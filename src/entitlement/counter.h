@@ -14,7 +14,6 @@ typedef struct GnChange
 	GnFeature feature;
 	const GnAnswer *answer; /* by whose right; NULL: whatever is entitled */
 	bool keeps_quota;       /* the answer is about another instant than now */
-	const char *operation;  /* the ledger's word */
 	int64 amount;           /* negative: gives back */
 	bool absolute;          /* amount is what the counter is to say */
 	bool folds;             /* what the soft tier left is to be counted */
@@ -22,7 +21,6 @@ typedef struct GnChange
 	TimestampTz at;
 	/* what becomes of it */
 	bool found;     /* there is such a counter: state is of meaning */
-	int64 counted;  /* what was added, for the ledger */
 	int fired_from; /* thresholds above this one, */
 	int fired_to;   /* and up to this one, were reached */
 	GnCounterState state;

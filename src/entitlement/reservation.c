@@ -136,8 +136,7 @@ close_row(const Reservation *reservation, State state, int64 committed)
  * what it says.
  */
 static void
-give_back(const Reservation *reservation, const char *operation, int64 amount,
-		  TimestampTz now)
+give_back(const Reservation *reservation, int64 amount, TimestampTz now)
 {
 	GnCounterState state;
 
@@ -146,8 +145,7 @@ give_back(const Reservation *reservation, const char *operation, int64 amount,
 								reservation->counter.feature, amount, &reservation->id,
 								now, true);
 	else
-		(void) gn_counter_give_back(&reservation->counter, operation, amount, now,
-									&state);
+		(void) gn_counter_give_back(&reservation->counter, amount, now, &state);
 }
 
 /* Reserving ------------------------------------------------------------------ */
@@ -351,7 +349,7 @@ commit(Reservation *reservation, int64 amount, TimestampTz now)
 
 	gn_spi_begin(&spi);
 	if (amount < reservation->amount)
-		give_back(reservation, "commit", reservation->amount - amount, now);
+		give_back(reservation, reservation->amount - amount, now);
 	else if (amount > reservation->amount)
 		gn_usage_take(&more, &result);
 	if (result.allowed)
@@ -399,7 +397,7 @@ gn_usage_release(PG_FUNCTION_ARGS)
 	if (reservation.state != STATE_OPEN)
 		PG_RETURN_VOID();
 	gn_spi_begin(&spi);
-	give_back(&reservation, "release", reservation.amount, gn_now());
+	give_back(&reservation, reservation.amount, gn_now());
 	close_row(&reservation, STATE_RELEASED, 0);
 	gn_spi_end(&spi);
 	PG_RETURN_VOID();
@@ -436,7 +434,7 @@ gn_reservation_reclaim(const pg_uuid_t *holder, int feature, const GnUsageCall *
 
 	for (uint64 i = 0; i < rows; i++)
 	{
-		give_back(&expired[i], "expire", expired[i].amount, call->now);
+		give_back(&expired[i], expired[i].amount, call->now);
 		close_row(&expired[i], STATE_EXPIRED, 0);
 	}
 	return (int) rows;
@@ -493,7 +491,7 @@ gn_entitlement_reservation_expire(PG_FUNCTION_ARGS)
 		{
 			given = lock_free_counter(&expired[i].counter);
 			if (given)
-				give_back(&expired[i], "expire", expired[i].amount, now);
+				give_back(&expired[i], expired[i].amount, now);
 		}
 		if (given)
 			close_row(&expired[i], STATE_EXPIRED, 0);

@@ -26,16 +26,14 @@ append_event(const GnChange *change)
 {
 	static GnQuery query =
 		GN_QUERY("INSERT INTO _grownext.entitlement_usage_event"
-				 " (tenant_id, feature_id, period_start, period, at, amount, operation)"
-				 " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, INT8OID,
-				 TEXTOID);
-	Datum values[7];
+				 " (tenant_id, feature_id, period_start, period, at, amount)"
+				 " VALUES ($1, $2, $3, $4, $5, $6)",
+				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, INT8OID);
+	Datum values[6];
 
 	gn_counter_name(&change->counter, values);
 	values[4] = TimestampTzGetDatum(change->at);
 	values[5] = Int64GetDatum(change->amount);
-	values[6] = CStringGetTextDatum(change->operation);
 	gn_spi_execute(&query, values, NULL, false);
 }
 

@@ -1,5 +1,5 @@
 -- Metering: the ledger, tiers, thresholds, what is recorded or set, and the report. In every
--- tier ledger and slots equal the counters, whatever was done.
+-- tier finished and running slots equal the counters, whatever was done.
 BEGIN;
 SELECT * FROM no_plan();
 
@@ -52,12 +52,12 @@ SELECT lives_ok($$ SELECT grownext.feature_define('gm.strict', 'gm', 'metered', 
 
 -- What every tier does alike ---------------------------------------------------------
 
--- counters against ledger and slots; events are in neither
+-- counters against their slots; events are in neither
 CREATE TEMP VIEW unequal AS
 SELECT coalesce(c.tenant_id, h.tenant_id) AS tenant_id, coalesce(c.feature_id, h.feature_id) AS feature_id, c.used, h.amount
   FROM (SELECT u.tenant_id, u.feature_id, u.period, u.period_start, sum(u.used) AS used FROM _grownext.entitlement_usage AS u GROUP BY 1, 2, 3, 4) AS c
   FULL JOIN (SELECT l.tenant_id, l.feature_id, l.period, l.period_start, sum(l.amount) AS amount
-               FROM (SELECT tenant_id, feature_id, period, period_start, amount FROM _grownext.entitlement_ledger
+               FROM (SELECT tenant_id, feature_id, period, period_start, slot_used AS amount FROM _grownext.entitlement_usage
                      UNION ALL SELECT tenant_id, feature_id, period, period_start, amount FROM _grownext.entitlement_usage_slot) AS l GROUP BY 1, 2, 3, 4) AS h
     USING (tenant_id, feature_id, period, period_start)
  WHERE coalesce(c.used, 0) <> coalesce(h.amount, 0);
@@ -104,7 +104,7 @@ SELECT is(pg_temp.said(grownext.usage_consume(f, 85, tenant_id => pg_temp.acme()
 SELECT is((SELECT count(*) FROM told), 6::bigint, 'a raised quota tells nothing again in this period');
 SELECT is_empty('SELECT * FROM unequal', 'ledger and counters are equal');
 SELECT lives_ok($$ SELECT _grownext.entitlement_tick('2030-03-04 12:00:00+00') $$, 'a pass of the worker');
-SELECT is_empty('SELECT * FROM _grownext.entitlement_ledger UNION ALL SELECT * FROM _grownext.entitlement_usage_event', 'folds all of it');
+SELECT is_empty('SELECT * FROM _grownext.entitlement_usage_event', 'folds all of it');
 SELECT is_empty('SELECT * FROM unequal', 'ledger and counters are equal after the fold');
 SELECT is(pg_temp.said(grownext.usage_consume(f, 6, tenant_id => pg_temp.acme())), 'no 95 of 100, 5 left quota_exceeded', f || ': the fold changes no answer')
   FROM unnest('{gm.strict,gm.escrow,gm.soft}'::text[]) AS f;
