@@ -29,6 +29,7 @@ entitlement_init(void)
 	gn_record_init();
 	gn_plan_init();
 	gn_claims_init();
+	gn_soft_init();
 }
 
 const GnComponent gn_entitlement_component = {

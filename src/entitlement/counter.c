@@ -245,6 +245,8 @@ change_counter(GnCounterTable *table, GnChange *change)
 
 	if (change->feature.tier == GN_TIER_SOFT && change->amount > 0 && !exactly)
 		return gn_soft_add(table, change);
+	if (change->feature.tier == GN_TIER_SOFT)
+		gn_soft_forget(&change->counter);
 	if (change->feature.tier == GN_TIER_ESCROW && !exactly)
 		return gn_escrow_change(table, change);
 	return change_row(table, change);

@@ -46,6 +46,9 @@ extern int64 gn_counter_fold_events(const GnCounter *counter);
 extern GnCount gn_escrow_change(GnCounterTable *table, GnChange *change);
 extern GnCount gn_soft_add(GnCounterTable *table, GnChange *change);
 
+/* The counter changes in another way than by an event. */
+extern void gn_soft_forget(const GnCounter *counter);
+
 /* Notes in row 0, which is to be written, which thresholds a total reaches. */
 extern void gn_threshold_note(GnChange *change, GnCounterRow *row, int64 used);
 

@@ -1,6 +1,6 @@
 /*
  * src/entitlement/counter_row.c
- *	  Rows of counters, read and written without SPI.
+ *	  Rows of counters, and events of the soft tier, read and written without SPI.
  *
  * Counting is the hot path of metering: an index look-up and one heap-only update.
  * Going through the heap directly saves the executor, and it tells what an
@@ -55,6 +55,8 @@ enum UsageColumn
 	USAGE_WAITS_SINCE,
 	USAGE_COLUMNS
 };
+
+#define EVENT_COLUMNS 6 /* of _grownext.entitlement_usage_event */
 
 /* A relation of ours; its lock is kept until the transaction ends. */
 static Oid
@@ -290,19 +292,17 @@ pack(GnCounterTable *table, const GnCounter *counter, const GnCounterRow *row)
 	return heap_form_tuple(RelationGetDescr(table->heap), values, nulls);
 }
 
-/* The new version is on another page than the one that the index knows. */
 static void
-index_version(GnCounterTable *table, HeapTuple tuple)
+index_row(Relation heap, Relation index, HeapTuple tuple, IndexUniqueCheck unique)
 {
-	IndexInfo *info = BuildIndexInfo(table->index);
+	IndexInfo *info = BuildIndexInfo(index);
 	Datum values[INDEX_MAX_KEYS];
 	bool nulls[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < info->ii_NumIndexAttrs; i++)
 		values[i] = heap_getattr(tuple, info->ii_IndexAttrNumbers[i],
-								 RelationGetDescr(table->heap), &nulls[i]);
-	index_insert(table->index, values, nulls, &tuple->t_self, table->heap,
-				 UNIQUE_CHECK_YES, false, info);
+								 RelationGetDescr(heap), &nulls[i]);
+	index_insert(index, values, nulls, &tuple->t_self, heap, unique, false, info);
 }
 
 bool
@@ -315,8 +315,9 @@ gn_counter_row_write(GnCounterTable *table, const GnCounter *counter, GnCounterR
 
 	if (result == TM_Ok)
 	{
+		/* the new version is on another page than the one that the index knows */
 		if (!HeapTupleIsHeapOnly(tuple))
-			index_version(table, tuple);
+			index_row(table->heap, table->index, tuple, UNIQUE_CHECK_YES);
 		row->tid = tuple->t_self;
 		CommandCounterIncrement(); /* what we wrote counts from now on */
 	}
@@ -324,4 +325,30 @@ gn_counter_row_write(GnCounterTable *table, const GnCounter *counter, GnCounterR
 		elog(ERROR, "a counter changed although it was locked");
 	heap_freetuple(tuple);
 	return result == TM_Ok;
+}
+
+void
+gn_counter_event_append(const GnCounter *counter, int64 amount, TimestampTz at)
+{
+	Relation heap =
+		table_open(relation_id("entitlement_usage_event"), RowExclusiveLock);
+	Relation index =
+		index_open(relation_id("entitlement_usage_event_idx"), RowExclusiveLock);
+	Datum values[EVENT_COLUMNS] = {
+		UUIDPGetDatum(&counter->tenant),
+		Int32GetDatum(counter->feature),
+		CStringGetTextDatum(gn_period_name(counter->period)),
+		TimestampTzGetDatum(counter->start),
+		TimestampTzGetDatum(at),
+		Int64GetDatum(amount),
+	};
+	bool nulls[EVENT_COLUMNS] = {0};
+	HeapTuple tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
+
+	simple_heap_insert(heap, tuple);
+	index_row(heap, index, tuple, UNIQUE_CHECK_NO);
+	heap_freetuple(tuple);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	CommandCounterIncrement();
 }

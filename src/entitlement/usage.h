@@ -113,6 +113,9 @@ extern GnCount gn_counter_record(const GnAnswer *answer, bool as_of, int64 amoun
 extern GnCount gn_counter_set(const GnAnswer *answer, int64 used, TimestampTz at,
 							  GnCounterState *state);
 
+/* At load, once. */
+extern void gn_soft_init(void);
+
 /* What it says as of now, and as of the active snapshot. */
 extern int64 gn_counter_used(const GnCounter *counter);
 extern int64 gn_counter_seen(const GnCounter *counter);
