@@ -164,10 +164,10 @@ answer_one(const GnRecord *record, const GnCatalogue *catalogue,
 {
 	GnAnswer *answer = MemoryContextAllocZero(memory, sizeof(GnAnswer));
 
-	answer_feature(
-		question, record,
-		gn_catalogue_find(catalogue, question->feature, strlen(question->feature)),
-		memory, answer);
+	answer_feature(question, record,
+				   gn_catalogue_find(catalogue, question->feature,
+									 strlen(question->feature)),
+				   memory, answer);
 	return answer;
 }
 

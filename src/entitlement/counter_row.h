@@ -71,8 +71,8 @@ extern bool gn_counter_row_write(GnCounterTable *table, const GnCounter *counter
 								 GnCounterRow *row);
 
 /* Writes down an event of the soft tier. */
-extern void gn_counter_event_append(const GnCounter *counter, int64 amount,
-									TimestampTz at);
+extern void
+gn_counter_event_append(const GnCounter *counter, int64 amount, TimestampTz at);
 
 /* Slots, the ledger: slot.c ------------------------------------------------- */
 

@@ -10,8 +10,9 @@
  *
  * Summing up the events at each consume would be dear, so a backend remembers the total
  * that it read last and adds what it consumes itself. It reads again after a tenth of a
- * second, near the quota and at thresholds, and after every abort, which may have taken
- * back what was added.
+ * second, or so much later that reading takes a hundredth of its time, a second at
+ *most; near the quota and at thresholds; and after an abort, which may have taken back
+ *what was added.
  *
  * Row 0 is locked only to note that there are events, another quota, or a threshold.
  */
@@ -32,7 +33,8 @@
 /* Remembering ---------------------------------------------------------------- */
 
 #define SEEN_SIZE 256 /* counters, by hash; the later one stays */
-#define SEEN_FOR (100 * INT64CONST(1000))
+#define SEEN_FOR_MIN (100 * INT64CONST(1000))
+#define SEEN_FOR_MAX USECS_PER_SEC
 
 typedef struct Seen
 {
@@ -40,6 +42,7 @@ typedef struct Seen
 	uint64 aborts;    /* how many there had been */
 	uint64 catalogue; /* its generation */
 	TimestampTz read_at;
+	int64 good_for; /* microseconds */
 	int64 total;
 	GnCounterRow row;
 } Seen;
@@ -92,7 +95,8 @@ gn_soft_forget(const GnCounter *counter)
 	seen_place(counter)->aborts = 0;
 }
 
-/* Where others may have consumed the rest: the last tenth, or a hundred such amounts. */
+/* Where others may have consumed the rest: the last tenth, or a hundred such amounts.
+ */
 static bool
 is_near(const GnChange *change, const Seen *seen)
 {
@@ -116,20 +120,25 @@ remembered(const GnChange *change)
 		!is_of(seen, &change->counter))
 		return NULL;
 	age = GetCurrentTimestamp() - seen->read_at;
-	if (age < 0 || age >= SEEN_FOR || !seen->row.has_events ||
+	if (age < 0 || age >= seen->good_for || !seen->row.has_events ||
 		!gn_change_has_quota(change, &seen->row) || is_near(change, seen))
 		return NULL;
 	return seen;
 }
 
 static void
-remember(const GnChange *change, const GnCounterRow *row, int64 total)
+remember(const GnChange *change, const GnCounterRow *row, int64 total,
+		 TimestampTz began)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	*seen_place(&change->counter) = (Seen){
 		.counter = change->counter,
 		.aborts = aborts,
 		.catalogue = change->answer->stamp.catalogue,
-		.read_at = GetCurrentTimestamp(),
+		.read_at = now,
+		.good_for =
+			Max(SEEN_FOR_MIN, Min(SEEN_FOR_MAX, (now - began) * INT64CONST(100))),
 		.total = total,
 		.row = *row,
 	};
@@ -195,6 +204,7 @@ gn_soft_add(GnCounterTable *table, GnChange *change)
 {
 	Seen *seen;
 	GnCounterRow row;
+	TimestampTz began;
 	int64 total;
 	bool found;
 
@@ -211,6 +221,7 @@ gn_soft_add(GnCounterTable *table, GnChange *change)
 		gn_change_describe(change, &seen->row, seen->total);
 		return GN_COUNT_DONE;
 	}
+	began = GetCurrentTimestamp();
 	found = read_counter(&change->counter, &row, &total);
 	if (gn_change_moved(change))
 		return GN_COUNT_AGAIN;
@@ -222,6 +233,6 @@ gn_soft_add(GnCounterTable *table, GnChange *change)
 	write_row(table, change, &row, total + change->amount);
 	gn_counter_event_append(&change->counter, change->amount, change->at);
 	gn_change_describe(change, &row, total + change->amount);
-	remember(change, &row, total + change->amount);
+	remember(change, &row, total + change->amount, began);
 	return GN_COUNT_DONE;
 }

@@ -139,7 +139,8 @@ consume_credit(GnUsageCall *call, const GnAnswer *answer, GnUsageResult *result)
 	return settled;
 }
 
-/* Takes back what expired reservations hold of what was denied; true if there was any. */
+/* Takes back what expired reservations hold of what was denied; true if there was any.
+ */
 static bool
 reclaim(const GnUsageCall *call, const GnAnswer *answer)
 {
@@ -204,7 +205,8 @@ consume(GnUsageCall *call, GnUsageResult *result)
 
 	if (call->key == NULL || call->feature == NULL)
 	{
-		gn_usage_take(call, result); /* without SPI, if nothing is out of the ordinary */
+		gn_usage_take(call,
+					  result); /* without SPI, if nothing is out of the ordinary */
 		return;
 	}
 	gn_spi_begin(&spi);
@@ -347,7 +349,8 @@ set_used(const GnUsageCall *call, GnUsageResult *result)
 	gn_spi_end(&spi);
 }
 
-/* The expression names the type; asking the catalogue what a function returns is dear. */
+/* The expression names the type; asking the catalogue what a function returns is dear.
+ */
 static TupleDesc
 result_type(FunctionCallInfo fcinfo)
 {

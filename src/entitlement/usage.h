@@ -92,10 +92,11 @@ extern GnCounter gn_counter_of(const GnAnswer *answer);
 
 /*
  * Adds units to the counter of an answer, all or none, within the quota of the answer
- * unless that is soft. GN_COUNT_DONE and _DENIED set used to what the counter says then.
+ * unless that is soft. GN_COUNT_DONE and _DENIED set used to what the counter says
+ * then.
  */
-extern GnCount gn_counter_add(const GnAnswer *answer, int64 amount, TimestampTz at,
-							  int64 *used);
+extern GnCount
+gn_counter_add(const GnAnswer *answer, int64 amount, TimestampTz at, int64 *used);
 
 /*
  * Gives units back to exactly this counter, whatever is entitled now. False if fewer
