@@ -440,19 +440,20 @@ gn_reservation_reclaim(const pg_uuid_t *holder, int feature, const GnUsageCall *
 	return (int) rows;
 }
 
-/* False: somebody holds the counter. */
+/* Locks all rows of a counter, if there are any; false: somebody holds one. */
 static bool
 lock_free_counter(const GnCounter *counter)
 {
 	static GnQuery query =
-		GN_QUERY("SELECT FROM _grownext.entitlement_usage WHERE tenant_id = $1"
-				 " AND feature_id = $2 AND period_start = $3 AND period = $4"
-				 " FOR NO KEY UPDATE SKIP LOCKED",
+		GN_QUERY("WITH held AS (SELECT FROM _grownext.entitlement_usage"
+				 " WHERE " GN_COUNTER_KEY " FOR NO KEY UPDATE SKIP LOCKED)"
+				 " SELECT FROM (SELECT count(*) AS rows FROM held) AS h"
+				 " WHERE h.rows > 0 AND h.rows = (SELECT count(*)"
+				 " FROM _grownext.entitlement_usage WHERE " GN_COUNTER_KEY ")",
 				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[4] = {UUIDPGetDatum(&counter->tenant), Int32GetDatum(counter->feature),
-					   TimestampTzGetDatum(counter->start),
-					   CStringGetTextDatum(gn_period_name(counter->period))};
+	Datum values[4];
 
+	gn_counter_name(counter, values);
 	return gn_spi_execute(&query, values, NULL, false) == 1;
 }
 

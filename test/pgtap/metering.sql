@@ -178,6 +178,12 @@ SELECT is(grownext.entitlement_explain('gm.slot.soft', pg_temp.acme()) -> 'appro
 SELECT is(grownext.entitlement_explain('gm.slot.' || t, pg_temp.acme()) -> 'approximate', NULL, t || ': and no other one') FROM unnest('{strict,escrow}'::text[]) AS t;
 SELECT lives_ok($$ SELECT grownext.usage_return('gm.slot.soft', 1, tenant_id => pg_temp.acme()) $$, 'one back');
 SELECT is_empty('SELECT * FROM unequal', 'slots and counters are equal');
+-- a reservation that expired comes back in the background, in every tier
+SELECT isnt(grownext.usage_reserve('gm.slot.' || t, 50, '1 minute', NULL, pg_temp.acme()), NULL, t || ': reserved') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SET LOCAL grownext.test_clock = '2030-03-04 12:20:00+00';
+SELECT lives_ok($$ SELECT _grownext.entitlement_tick('2030-03-04 12:20:00+00') $$, 'a pass of the worker');
+SELECT is((grownext.entitlement('gm.slot.' || t, pg_temp.acme())).used, 5::bigint, t || ': is there again') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SELECT is_empty('SELECT * FROM unequal', 'slots and counters are equal');
 SET LOCAL grownext.test_clock = '2030-03-04 12:00:01+00';
 
 -- Soft quotas ---------------------------------------------------------------------------
