@@ -102,7 +102,7 @@ SELECT grownext.enqueue('regress.mail', '{"to": "bob"}') AS job \gset
 COMMIT;
 SELECT regress_queue.wait(:job, 'succeeded');
 SELECT job = :job AS job, attempt, payload, tenant_id, actor, role, session_role FROM regress_queue.sent WHERE job = :job;
-SELECT state, attempt, result, last_error, attempts, tenant_id, finished_at >= started_at AS timed FROM grownext.job_get(:job);
+SELECT state, attempt, result, last_error, jsonb_array_length(attempts) AS attempts, attempts -> 0 ->> 'worker' AS worker, tenant_id, finished_at >= started_at AS timed FROM grownext.job_get(:job);
 
 -- what is rolled back never runs, to the end or to a savepoint
 BEGIN;

@@ -104,16 +104,36 @@ GRANT EXECUTE ON FUNCTION
     grownext.enqueue(text, jsonb, timestamptz, int, text, text, int, timestamptz, text, interval, bigint[], bigint, uuid),
     grownext.enqueue_many(text, jsonb[], timestamptz, int, text[], text[]),
     grownext.queue_handle(text, regprocedure, jsonb, name),
-    grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[])
+    grownext.job_get(bigint), grownext.job_cancel(bigint), grownext.job_redrive(text, bigint[]),
+    grownext.job_fetch(text, int, interval, text), grownext.job_complete(bigint, bigint, jsonb),
+    grownext.job_complete_many(bigint[], bigint[], jsonb[]), grownext.job_fail(bigint, bigint, text, interval, boolean),
+    grownext.job_extend(bigint[], bigint[], interval), grownext.job_snooze(bigint, bigint, interval),
+    grownext.job_bind(bigint, bigint)
     TO grownext_admin, grownext_service;
+GRANT EXECUTE ON PROCEDURE grownext.job_wait(text, interval, boolean) TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION grownext.job_progress(bigint, jsonb)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_user;
 GRANT EXECUTE ON FUNCTION
     grownext.queue_define(text, jsonb),
     grownext.queue_pause(text), grownext.queue_resume(text), grownext.queue_purge(text), grownext.queue_drop(text),
     grownext.queue_grant(text, name, text), grownext.queue_revoke(text, name, text)
     TO grownext_admin;
-GRANT EXECUTE ON FUNCTION grownext.queue_stats(text) TO grownext_admin, grownext_service, grownext_monitor;
+GRANT USAGE ON TYPE grownext.queue_period TO grownext_admin, grownext_service, grownext_monitor;
+GRANT EXECUTE ON FUNCTION grownext.queue_stats(text), grownext.queue_history(text, timestamptz, timestamptz, interval) TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
+
+-- schedule: whoever defines one, chooses the tenant that its jobs act for
+GRANT EXECUTE ON FUNCTION grownext.cron_next(text, timestamptz, text, int)
+    TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user;
+GRANT EXECUTE ON FUNCTION
+    grownext.schedule_define(text, text, text, jsonb, text, jsonb),
+    grownext.schedule_pause(text), grownext.schedule_resume(text), grownext.schedule_drop(text),
+    grownext.schedule_run(text), grownext.schedule_backfill(text, timestamptz, timestamptz)
+    TO grownext_admin, grownext_service;
+GRANT SELECT ON grownext.schedule, grownext.schedule_fire TO grownext_admin, grownext_service, grownext_monitor;
+-- called in the view, with the reader's rights
+GRANT EXECUTE ON FUNCTION _grownext.core_caller_has(text) TO grownext_monitor;
 
 -- tenant: what members may do is judged by their role
 GRANT EXECUTE ON FUNCTION grownext.has_permission(text)

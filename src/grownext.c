@@ -19,17 +19,24 @@
 #include "entitlement/entitlement.h"
 #include "jwt/jwt.h"
 #include "queue/queue.h"
+#include "schedule/schedule.h"
 #include "session/session.h"
 #include "tenant/tenant.h"
 
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
-	&gn_core_component,        &gn_crypto_component,
-	&gn_queue_component,       &gn_audit_component,
-	&gn_jwt_component,         &gn_account_component,
-	&gn_tenant_component,      &gn_session_component,
-	&gn_entitlement_component, NULL,
+	&gn_core_component,
+	&gn_crypto_component,
+	&gn_queue_component,
+	&gn_audit_component,
+	&gn_schedule_component,
+	&gn_jwt_component,
+	&gn_account_component,
+	&gn_tenant_component,
+	&gn_session_component,
+	&gn_entitlement_component,
+	NULL,
 };
 
 const GnComponent *const *gn_components = components;

@@ -22,6 +22,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL SELECT * FROM _grownext.crypto_status()
     UNION ALL SELECT * FROM _grownext.queue_status()
     UNION ALL SELECT * FROM _grownext.audit_status()
+    UNION ALL SELECT * FROM _grownext.schedule_status()
     UNION ALL SELECT * FROM _grownext.jwt_status()
     UNION ALL SELECT * FROM _grownext.tenant_status()
     UNION ALL SELECT * FROM _grownext.entitlement_status()
@@ -49,6 +50,7 @@ BEGIN
     END IF;
     IF pending = 'skip' THEN
         PERFORM _grownext.queue_skip_pending();
+        PERFORM _grownext.schedule_skip_pending();
     END IF;
     PERFORM _grownext.core_unfence(reason);
     PERFORM _grownext.audit_write('platform.unfenced', 'database:' || current_database(), NULL,

@@ -103,6 +103,14 @@
 #define gn_local_transaction() (MyProc->lxid)
 #endif
 
+/* 17 (d86d20f) renamed the variables of transaction ids. */
+#include "access/transam.h"
+#if PG_VERSION_NUM >= 170000
+#define gn_oldest_clog_xid() (TransamVariables->oldestClogXid)
+#else
+#define gn_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
+#endif
+
 /* 18 replaced this attribute by pg_noreturn, which stands first. */
 #if PG_VERSION_NUM >= 180000
 #define pg_attribute_noreturn() __attribute__((noreturn))
@@ -172,5 +180,8 @@
 	heap_update(relation, tid, tuple, GetCurrentCommandId(true), InvalidSnapshot,      \
 				wait, failure, &(LockTupleMode){0})
 #endif
+
+/* libpq/libpq.h has it, with headers of GSSAPI that need not be installed. */
+extern bool pq_check_connection(void);
 
 #endif

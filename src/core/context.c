@@ -17,6 +17,7 @@
 
 #include "access/parallel.h"
 #include "access/xact.h"
+#include "nodes/params.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -244,6 +245,25 @@ gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim)
 	PG_END_TRY();
 	pfree(text);
 	pfree(built);
+}
+
+/*
+ * As SET LOCAL does: bound outside a transaction block, the caller is forgotten at
+ * the end of this very statement. Inside a function or another query, whose error
+ * contexts stand on the stack, what follows still profits.
+ */
+void
+gn_warn_outside_block(const char *what)
+{
+	const ErrorContextCallback *outer = error_context_stack;
+	bool top_level = outer == NULL || (outer->previous == NULL &&
+									   outer->callback == ParamsErrorCallback);
+
+	if (top_level && !IsTransactionBlock() && !gn_in_background_worker())
+		ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+						  errmsg("%s can only be used in transaction blocks", what),
+						  errhint("BEGIN first; the caller is forgotten at the end of "
+								  "the transaction.")));
 }
 
 bool

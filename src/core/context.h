@@ -42,6 +42,9 @@ extern const GnContext *gn_context(void);
 extern void
 gn_context_bind(GnContextSource source, Jsonb *claims, const char *tenant_claim);
 
+/* WARNING 25P01 when what was bound ends with this very statement. */
+extern void gn_warn_outside_block(const char *what);
+
 extern bool gn_context_bound(GnContextSource source);
 
 /* Checks that every credential passes before it is bound; each raises on refusal. */

@@ -36,13 +36,15 @@ init_core(void)
 static Size
 core_shmem_size(void)
 {
-	return add_size(gn_worker_shmem_size(), gn_rate_shmem_size());
+	return add_size(add_size(gn_worker_shmem_size(), gn_wait_shmem_size()),
+					gn_rate_shmem_size());
 }
 
 static void
 core_shmem_init(void)
 {
 	gn_worker_shmem_init();
+	gn_wait_shmem_init();
 	gn_rate_shmem_init();
 }
 

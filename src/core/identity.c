@@ -186,6 +186,25 @@ gn_database_armed(void)
 	return !RecoveryInProgress() && gn_identity() == GN_IDENTITY_ARMED;
 }
 
+void
+gn_database_require_armed(const char *what)
+{
+	GnIdentity identity = gn_identity();
+
+	if (identity == GN_IDENTITY_ARMED)
+		return;
+	if (identity == GN_IDENTITY_NONE)
+		ereport(ERROR,
+				(errcode(GN_ERRCODE_NOT_CONFIGURED),
+				 errmsg("%s needs a database that was set up", what),
+				 errhint("SELECT * FROM grownext.setup('https://id.example.com', "
+						 "'{https://api.example.com}');")));
+	ereport(ERROR, (errcode(GN_ERRCODE_OUTBOUND_FENCED),
+					errmsg("%s is refused: this database is fenced", what),
+					errhint("See grownext.status() for the reason, then SELECT "
+							"grownext.unfence('...');")));
+}
+
 static const char *const identity_names[] = {
 	[GN_IDENTITY_ARMED] = "armed",
 	[GN_IDENTITY_NONE] = "not_set_up",

@@ -6,7 +6,7 @@
  * has left the process array), so whoever wakes up sees the rows. A rolled-back
  * savepoint takes its wishes with it. PREPARE forgets them: COMMIT PREPARED runs in
  * any session, and wakes everybody (utility.c). Nothing throws in the commit callback:
- * it takes one lock and sets latches.
+ * it takes locks and sets latches.
  */
 #include "postgres.h"
 
@@ -17,6 +17,13 @@
 #include "core/core.h"
 #include "core/workers.h"
 
+typedef struct Call
+{
+	uint64 channel;
+	int count;
+	struct Call *next;
+} Call;
+
 typedef struct Wishes
 {
 	int level; /* nesting depth of the transaction that has them */
@@ -24,19 +31,56 @@ typedef struct Wishes
 	bool tick;
 	bool recheck;
 	bool scan;
+	Call *calls;            /* one per channel */
+	const char *unprepared; /* what must not be prepared, or NULL */
 	struct Wishes *outer;
 } Wishes;
 
 static Wishes *wishes = NULL; /* innermost first; memory of TopTransactionContext */
 static bool registered = false;
 
-static void
-merge_into(Wishes *to, const Wishes *from)
+static int
+add_counts(int a, int b)
 {
-	to->jobs += from->jobs;
+	return Min(a, PG_INT32_MAX - b) + b;
+}
+
+static Call *
+find_call(Wishes *w, uint64 channel)
+{
+	Call *call = w->calls;
+
+	while (call && call->channel != channel)
+		call = call->next;
+	return call;
+}
+
+/* Takes the inner transaction's calls over; allocates nothing. */
+static void
+merge_into(Wishes *to, Wishes *from)
+{
+	Call *call = from->calls;
+
+	to->jobs = add_counts(to->jobs, from->jobs);
 	to->tick |= from->tick;
 	to->recheck |= from->recheck;
 	to->scan |= from->scan;
+	if (from->unprepared)
+		to->unprepared = from->unprepared;
+	while (call)
+	{
+		Call *next = call->next;
+		Call *same = find_call(to, call->channel);
+
+		if (same)
+			same->count = add_counts(same->count, call->count);
+		else
+		{
+			call->next = to->calls;
+			to->calls = call;
+		}
+		call = next;
+	}
 }
 
 static void
@@ -44,6 +88,10 @@ end_transaction(XactEvent event, void *arg)
 {
 	Wishes *w = wishes;
 
+	if (event == XACT_EVENT_PRE_PREPARE && w && w->unprepared)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot PREPARE a transaction that has called %s",
+							   w->unprepared)));
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
 		event == XACT_EVENT_PRE_PREPARE)
 		return;
@@ -56,6 +104,8 @@ end_transaction(XactEvent event, void *arg)
 		gn_worker_wake_launcher();
 	if (w->jobs > 0 || w->tick)
 		gn_worker_wake(MyDatabaseId, w->jobs, w->tick);
+	for (Call *call = w->calls; call; call = call->next)
+		gn_wait_call(MyDatabaseId, call->channel, call->count);
 }
 
 static void
@@ -110,8 +160,34 @@ gn_worker_wake_at_commit(int jobs)
 	{
 		Wishes *w = current_wishes();
 
-		w->jobs = Min(w->jobs, PG_INT32_MAX - jobs) + jobs;
+		w->jobs = add_counts(w->jobs, jobs);
 	}
+}
+
+void
+gn_wait_call_at_commit(uint64 channel, int count)
+{
+	Wishes *w;
+	Call *call;
+
+	if (gn_workers == NULL || count <= 0)
+		return;
+	w = current_wishes();
+	call = find_call(w, channel);
+	if (call == NULL)
+	{
+		call = MemoryContextAllocZero(TopTransactionContext, sizeof(Call));
+		call->channel = channel;
+		call->next = w->calls;
+		w->calls = call;
+	}
+	call->count = add_counts(call->count, count);
+}
+
+void
+gn_prepare_refuse(const char *what)
+{
+	current_wishes()->unprepared = what;
 }
 
 void

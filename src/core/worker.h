@@ -20,10 +20,29 @@ extern void gn_worker_tick_at_commit(void);
 extern void gn_worker_engage(void);
 
 /*
+ * Sessions that wait for something with a name, such as the jobs of a queue. Whoever
+ * waits enlists, looks whether it is there already, and only then waits on its latch;
+ * who commits it calls as many as are needed, those that have waited longest first. A
+ * call that its receiver has no use for is passed on when he leaves.
+ */
+extern bool gn_wait_enlist(uint64 channel); /* false: no place; look now and then */
+extern void gn_wait_look(void);             /* what we were called for is looked for */
+extern void gn_wait_leave(bool served);
+extern int gn_wait_count(uint64 channel); /* who waits now, in this database */
+extern void gn_wait_call_at_commit(uint64 channel, int count);
+
+/* PREPARE TRANSACTION will refuse: what this transaction called needs its own session.
+ */
+extern void gn_prepare_refuse(const char *what);
+
+/*
  * May anything act in this database now? False without an identity row, with a
  * foreign one (restore, clone, point-in-time restore) and while fenced. Runs in
  * a transaction; reads a table.
  */
 extern bool gn_database_armed(void);
+
+/* Raises NX003 or NX002, naming what would act, unless it may. */
+extern void gn_database_require_armed(const char *what);
 
 #endif

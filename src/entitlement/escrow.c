@@ -78,7 +78,7 @@ spread(GnCounterTable *table, const GnChange *change, GnCounterRow *rows, int co
 {
 	int shards = rows[0].shards;
 	int64 room = Max(ceiling_of(change, &rows[0]) - total, 0);
-	int64 amount = Max(Abs(change->amount), 1);
+	int64 amount = Max(change->amount < 0 ? -change->amount : change->amount, 1);
 	int64 active = Max(Min(room / 4 / amount, shards), 1);
 
 	rows[0].used = 0;

@@ -16,7 +16,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "nodes/params.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
@@ -32,25 +31,6 @@ GN_FUNCTION(gn_act_as);
 
 #define MAX_SUBJECT 255
 #define MAX_CLAIMS (64 * 1024)
-
-/*
- * As SET LOCAL does: bound outside a transaction block, the caller is forgotten at
- * the end of this very statement. Inside a function or another query, whose error
- * contexts stand on the stack, what follows still profits.
- */
-void
-gn_warn_outside_block(const char *what)
-{
-	const ErrorContextCallback *outer = error_context_stack;
-	bool top_level = outer == NULL || (outer->previous == NULL &&
-									   outer->callback == ParamsErrorCallback);
-
-	if (top_level && !IsTransactionBlock() && !gn_in_background_worker())
-		ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
-						  errmsg("%s can only be used in transaction blocks", what),
-						  errhint("BEGIN first; the caller is forgotten at the end of "
-								  "the transaction.")));
-}
 
 /* The token of header Authorization (RFC 6750, section 2.1), or NULL. */
 static const char *

@@ -21,7 +21,4 @@ extern const char *gn_jwt_issuer(void);
 typedef Jsonb *(*GnEntitlementClaims)(const char *subject, const Jsonb *claims);
 extern void gn_jwt_set_entitlement_claims(GnEntitlementClaims provider);
 
-/* WARNING 25P01 when what was bound ends with this very statement. */
-extern void gn_warn_outside_block(const char *what);
-
 #endif

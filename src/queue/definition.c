@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -60,14 +61,15 @@ keep_text(uint64 row, int number)
 static void
 load_queues(void)
 {
-	static GnQuery query =
-		GN_QUERY_NOARGS("SELECT queue, concurrency, max_attempts,"
-						" extract(epoch FROM backoff_base)::pg_catalog.float8,"
-						" extract(epoch FROM backoff_cap)::pg_catalog.float8,"
-						" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
-						" ordered, expire, paused_at IS NOT NULL, handler, "
-						"handler_takes = 'job', run_as"
-						" FROM _grownext.queue_queue ORDER BY queue");
+	static GnQuery query = GN_QUERY_NOARGS(
+		"SELECT queue, concurrency, max_attempts,"
+		" extract(epoch FROM backoff_base)::pg_catalog.float8,"
+		" extract(epoch FROM backoff_cap)::pg_catalog.float8,"
+		" (extract(epoch FROM timeout) * 1000)::pg_catalog.int8,"
+		" ordered, expire, paused_at IS NOT NULL, handler, "
+		"handler_takes = 'job', run_as,"
+		" (extract(epoch FROM sla_start_within) * 1000000)::pg_catalog.int8"
+		" FROM _grownext.queue_queue ORDER BY queue");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
 	queues = MemoryContextAllocZero(definition_memory, (count + 1) * sizeof(GnQueue));
@@ -88,6 +90,7 @@ load_queues(void)
 			.handler = keep_text(i, 10),
 			.handler_takes_job = DatumGetBool(column(i, 11, &null)),
 			.run_as = keep_text(i, 12),
+			.sla_within = DatumGetInt64(column(i, 13, &null)),
 		};
 	}
 	queue_count = (int) count;
@@ -182,4 +185,17 @@ gn_queue_user_may(Oid user, const char *queue, const char *right)
 	}
 	return gn_user_has_capability(user, "service") ||
 		   gn_user_has_capability(user, "admin");
+}
+
+/* Exponential, never above the cap, and spread over a quarter so that a crowd does not
+ * come back as one. */
+double
+gn_queue_backoff(const GnQueue *queue, int failures)
+{
+	double delay = queue->backoff_base;
+
+	for (int i = 0; i < failures && delay < queue->backoff_cap; i++)
+		delay *= 2;
+	delay = Min(delay, queue->backoff_cap);
+	return delay * (1.0 - 0.25 * pg_prng_double(&pg_global_prng_state));
 }

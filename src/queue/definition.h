@@ -20,6 +20,7 @@ typedef struct GnQueue
 	char *handler; /* qualified and quoted, or NULL */
 	bool handler_takes_job;
 	char *run_as;
+	int64 sla_within; /* us a job may wait; 0: no SLA */
 } GnQueue;
 
 extern void gn_definition_init(void);
@@ -36,5 +37,8 @@ extern bool gn_queue_is_internal(const char *name);
 
 /* Right "enqueue" or "work": by grant, or as service or admin. */
 extern bool gn_queue_user_may(Oid user, const char *queue, const char *right);
+
+/* Seconds until a job that has failed so often before this time is tried again. */
+extern double gn_queue_backoff(const GnQueue *queue, int failures);
 
 #endif

@@ -23,8 +23,10 @@
 #include "core/worker.h"
 #include "queue/definition.h"
 #include "queue/lock.h"
+#include "queue/metrics.h"
 #include "queue/queue.h"
 #include "queue/storage.h"
+#include "queue/wait.h"
 
 GN_FUNCTION(gn_enqueue);
 GN_FUNCTION(gn_enqueue_many);
@@ -119,7 +121,7 @@ check_request(const GnEnqueue *request)
 static bool
 make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 {
-	const GnContext *context = gn_context();
+	const GnContext *context = request->claims ? NULL : gn_context();
 	const pg_uuid_t *tenant = request->tenant;
 	TimestampTz now = gn_now();
 
@@ -139,6 +141,8 @@ make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 		.tenant = tenant,
 		.claims = carried_claims(context, tenant),
 	};
+	if (request->claims)
+		job->claims = JB_ROOT_COUNT(request->claims) ? request->claims : NULL;
 	return job->run_at == now;
 }
 
@@ -175,12 +179,21 @@ resolve_unique(const GnEnqueue *request, const GnJob *job, bool ready, bool *rep
 	return existing;
 }
 
+static void
+note_enqueued(const GnJob *job, int count)
+{
+	GnMeasurement enqueued = {.what = GN_MEASURE_ENQUEUED,
+							  .count = count,
+							  .at = job->enqueued_at};
+
+	gn_metrics_note_at_commit(job->queue, &enqueued);
+}
+
 static int64
 store_job(const GnEnqueue *request, const GnQueue *queue)
 {
 	GnJob job;
 	bool ready = make_job(request, queue, &job);
-	bool wanted = queue->handler && !queue->paused;
 	bool stored = true;
 	int64 id = 0;
 	GnSpi spi;
@@ -198,6 +211,7 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	{
 		id = gn_storage_put(&job, ready);
 		stored = true;
+		note_enqueued(&job, 1);
 		if (request->unique_for)
 			gn_storage_hold_unique(job.queue, job.unique_key, id,
 								   window_end(job.enqueued_at, request->unique_for));
@@ -205,8 +219,8 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	gn_spi_end(&spi);
 	if (stored && !ready)
 		gn_worker_tick_at_commit();
-	else if (stored && wanted)
-		gn_worker_wake_at_commit(1);
+	else if (stored)
+		gn_queue_call_at_commit(gn_queue_find(request->queue), 1);
 	return id;
 }
 
@@ -440,7 +454,6 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 {
 	GnJob job;
 	bool ready = make_job(model, queue, &job);
-	bool wanted = queue->handler && !queue->paused;
 	GnSpi spi;
 
 	if (queue->ordered)
@@ -449,10 +462,11 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 	gn_storage_put_many(&job, ready, count, payloads, group_key_array(groups, count),
 						ids);
 	gn_spi_end(&spi);
+	note_enqueued(&job, count);
 	if (!ready)
 		gn_worker_tick_at_commit();
-	else if (wanted)
-		gn_worker_wake_at_commit(count);
+	else
+		gn_queue_call_at_commit(gn_queue_find(model->queue), count);
 }
 
 /* SQL: grownext.enqueue_many(queue text, payloads jsonb[], run_at, priority, group_keys

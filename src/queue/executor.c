@@ -29,7 +29,6 @@
 #include "commands/prepare.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
-#include "common/pg_prng.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -51,12 +50,13 @@
 #include "queue/definition.h"
 #include "queue/executor.h"
 #include "queue/handler.h"
-#include "queue/lock.h"
+#include "queue/metrics.h"
+#include "queue/running.h"
+#include "queue/slot.h"
+#include "queue/wait.h"
 
 GN_FUNCTION(gn_current_job);
 
-#define MAX_ERROR 1000      /* bytes of a stored error */
-#define MAX_RESULT 65536    /* bytes of a stored result */
 #define TIMEOUT_REPEAT 1000 /* ms between cancels of a handler that catches them */
 #define TIMEOUT_GRACE 10    /* so many, then the process ends */
 
@@ -156,38 +156,15 @@ commit_transaction(void)
 
 static char last_queue[128] = ""; /* served last: the next look begins behind it */
 
-/* Takes one of the queue's slots for this transaction, which is how a limit holds
- * without a counter. */
-static bool
-take_slot(const GnQueue *queue, uint64 *slot)
-{
-	uint64 base = gn_queue_lock_key(queue->name, NULL) << 16;
-
-	*slot = 0;
-	if (queue->concurrency == 0)
-		return true;
-	for (int i = 1; i <= queue->concurrency; i++)
-	{
-		if (gn_queue_try_lock(GN_QUEUE_LOCK_SLOT, base | (uint64) i, ExclusiveLock,
-							  false))
-		{
-			*slot = base | (uint64) i;
-			return true;
-		}
-	}
-	return false;
-}
-
 static GnTake
 take_from(const char *name, Run *run)
 {
 	const GnQueue *queue = gn_queue_find(name);
 	MemoryContext old;
-	uint64 slot;
+	int slot;
 	GnTake take;
 
-	if (queue == NULL || queue->handler == NULL || queue->paused ||
-		!take_slot(queue, &slot))
+	if (queue == NULL || queue->handler == NULL || queue->paused)
 		return GN_TAKE_NONE;
 	old = MemoryContextSwitchTo(run->memory);
 	run->queue = *queue;
@@ -195,9 +172,13 @@ take_from(const char *name, Run *run)
 	run->queue.handler = pstrdup(queue->handler);
 	run->queue.run_as = pstrdup(queue->run_as);
 	MemoryContextSwitchTo(old);
+	if (gn_slot_take(&run->queue, 1, &slot) == 0)
+		return GN_TAKE_NONE;
 	take = gn_storage_take(name, run->queue.ordered, run->memory, &run->job);
-	if (take == GN_TAKE_NONE && slot)
-		gn_queue_unlock(GN_QUEUE_LOCK_SLOT, slot, ExclusiveLock, false);
+	if (take == GN_TAKE_NONE)
+		gn_slot_give_back(&run->queue, slot);
+	else if (take == GN_TAKE_DONE)
+		gn_slot_occupy(&run->queue, slot);
 	return take;
 }
 
@@ -224,20 +205,6 @@ take_job(Run *run)
 	return take;
 }
 
-/* How many more jobs of a queue its limit allows now, at most so many. */
-static int
-free_places(const GnQueue *queue, int most)
-{
-	uint64 base = gn_queue_lock_key(queue->name, NULL) << 16;
-	int places = 0;
-
-	if (queue->concurrency == 0)
-		return most;
-	for (int i = 1; i <= queue->concurrency && places < most; i++)
-		places += !gn_queue_locked(GN_QUEUE_LOCK_SLOT, base | (uint64) i);
-	return places;
-}
-
 /* Jobs that executors could run now and nobody runs, at most so many of each queue. */
 int
 gn_executor_demand(void)
@@ -253,8 +220,14 @@ gn_executor_demand(void)
 	for (int i = 0; i < count; i++)
 	{
 		const GnQueue *queue = gn_queue_find(queues[i]);
-		int places = queue ? free_places(queue, most) : 0;
+		GnQueue copy;
+		int places;
 
+		if (queue == NULL)
+			continue;
+		copy = *queue;
+		copy.name = queues[i];
+		places = gn_slot_free(&copy, most);
 		if (places > 0)
 			demand += gn_storage_count_waiting(queues[i], places);
 	}
@@ -284,10 +257,9 @@ enum JobColumn
 	JOB_COLUMNS
 };
 
-Datum
-gn_job_datum(const GnJob *job)
+HeapTuple
+gn_job_tuple(const GnJob *job, TupleDesc desc)
 {
-	TupleDesc desc = lookup_rowtype_tupdesc_copy(gn_job_type(), -1);
 	char *subject = job->claims ? gn_claim_text(job->claims, "sub") : NULL;
 	Datum values[JOB_COLUMNS] = {0};
 	bool nulls[JOB_COLUMNS] = {false};
@@ -315,8 +287,24 @@ gn_job_datum(const GnJob *job)
 	nulls[JOB_CLAIMS] = job->claims == NULL;
 	nulls[JOB_DEADLINE] = job->deadline == 0;
 	/* A lease is for workers outside the database. */
-	nulls[JOB_LEASE_ID] = nulls[JOB_LEASE_UNTIL] = true;
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	values[JOB_LEASE_ID] = Int64GetDatum(job->lease_id);
+	values[JOB_LEASE_UNTIL] = TimestampTzGetDatum(job->lease_until);
+	nulls[JOB_LEASE_ID] = nulls[JOB_LEASE_UNTIL] = job->lease_id == 0;
+	return heap_form_tuple(desc, values, nulls);
+}
+
+static Datum
+job_datum(const GnJob *job)
+{
+	TupleDesc desc = lookup_rowtype_tupdesc_copy(gn_job_type(), -1);
+
+	return HeapTupleGetDatum(gn_job_tuple(job, desc));
+}
+
+bool
+gn_executor_has(int64 id)
+{
+	return current && current->taken && current->job.id == id;
 }
 
 /* SQL: grownext.current_job() */
@@ -325,7 +313,7 @@ gn_current_job(PG_FUNCTION_ARGS)
 {
 	if (current == NULL || !current->taken)
 		PG_RETURN_NULL();
-	return gn_job_datum(&current->job);
+	return job_datum(&current->job);
 }
 
 /* Calls the handler and lets everything that it left to the commit happen now. Returns
@@ -342,7 +330,7 @@ call_handler(Run *run, const GnHandler *handler)
 	fmgr_info(handler->function, &function);
 	InitFunctionCallInfoData(*call, &function, 1, InvalidOid, NULL, NULL);
 	call->args[0].value =
-		handler->takes_job ? gn_job_datum(&run->job) : JsonbPGetDatum(run->job.payload);
+		handler->takes_job ? job_datum(&run->job) : JsonbPGetDatum(run->job.payload);
 	call->args[0].isnull = false;
 	value = FunctionCallInvoke(call);
 	if (!handler->returns_void && !call->isnull)
@@ -350,10 +338,35 @@ call_handler(Run *run, const GnHandler *handler)
 	PopActiveSnapshot();
 	AfterTriggerFireDeferred();
 	PortalHashTableDeleteAll();
-	if (result && VARSIZE(result) > MAX_RESULT)
+	if (result && VARSIZE(result) > GN_MAX_RESULT)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("result of a job exceeds %d bytes", MAX_RESULT)));
+						errmsg("result of a job exceeds %d bytes", GN_MAX_RESULT)));
 	return result;
+}
+
+static void
+note_start(Run *run)
+{
+	GnMeasurement start = gn_metrics_start(&run->queue, &run->job, run->started_at);
+
+	run->job.leased_at = run->started_at;
+	gn_metrics_note(run->queue.name, &start);
+}
+
+static void
+note_end(const Run *run, GnMeasure what)
+{
+	GnMeasurement end = gn_metrics_end(what, &run->job, run->job.leased_at, gn_now());
+
+	gn_metrics_note(run->queue.name, &end);
+}
+
+/* Whoever waits outside for the place or the turn that is free now. */
+static void
+call_next(const Run *run)
+{
+	if (run->queue.concurrency > 0 || run->queue.ordered)
+		gn_queue_call_outside_at_commit(&run->queue, 1);
 }
 
 static void
@@ -377,25 +390,30 @@ run_handler(Run *run)
 	gn_spi_begin(&spi);
 	gn_storage_succeed(&run->job, run->started_at, gn_now(), result);
 	gn_spi_end(&spi);
+	call_next(run);
 }
 
-/* A job whose deadline has passed in a queue that does without such jobs. */
-static bool
-expired(const Run *run)
+/* Why the job is not to be begun: somebody has cancelled it, or its deadline has passed
+ * in a queue that does without such jobs. NULL: nothing is against it. */
+static const char *
+unwanted(const Run *run)
 {
-	return run->queue.expire && run->job.deadline &&
-		   run->job.deadline < run->started_at;
+	if (run->job.cancelled)
+		return GN_CANCELLED;
+	if (run->queue.expire && run->job.deadline && run->job.deadline < run->started_at)
+		return GN_DEADLINE_PASSED;
+	return NULL;
 }
 
 static void
-cancel_expired(Run *run)
+cancel_unwanted(Run *run, const char *reason)
 {
 	GnSpi spi;
 
 	gn_spi_begin(&spi);
-	gn_storage_cancel(&run->job, run->started_at,
-					  "the deadline passed before the job could run");
+	gn_storage_cancel(&run->job, run->started_at, reason);
 	gn_spi_end(&spi);
+	call_next(run);
 }
 
 /* ---- failure ---- */
@@ -415,22 +433,9 @@ describe_error(const ErrorData *error, const GnQueue *queue)
 	else
 		text = psprintf("%s: %s", code, error->message ? error->message : "no message");
 	length = (int) strlen(text);
-	if (length > MAX_ERROR)
-		text[pg_mbcliplen(text, length, MAX_ERROR)] = '\0';
+	if (length > GN_MAX_ERROR)
+		text[pg_mbcliplen(text, length, GN_MAX_ERROR)] = '\0';
 	return text;
-}
-
-/* Exponential, never above the cap, and spread over a quarter so that a crowd does not
- * come back as one. */
-static double
-backoff_seconds(const GnQueue *queue, int failures)
-{
-	double delay = queue->backoff_base;
-
-	for (int i = 0; i < failures && delay < queue->backoff_cap; i++)
-		delay *= 2;
-	delay = Min(delay, queue->backoff_cap);
-	return delay * (1.0 - 0.25 * pg_prng_double(&pg_global_prng_state));
 }
 
 /* How long a handler that raised job_snooze wants to wait: its DETAIL is an interval.
@@ -463,12 +468,27 @@ judge_failure(const Run *run, const ErrorData *error)
 	return GN_FAILURE_RETRY;
 }
 
+static GnMeasure
+measure_of(GnFailure failure)
+{
+	switch (failure)
+	{
+		case GN_FAILURE_SNOOZE:
+			return GN_MEASURE_SNOOZED;
+		case GN_FAILURE_DEAD:
+			return GN_MEASURE_DEAD;
+		default:
+			return GN_MEASURE_FAILED;
+	}
+}
+
 static void
 record_failure(Run *run, const ErrorData *error)
 {
 	GnFailure failure = judge_failure(run, error);
 	TimestampTz now;
 	double delay = 0;
+	bool cancelled;
 	char *text;
 	GnSpi spi;
 
@@ -477,16 +497,24 @@ record_failure(Run *run, const ErrorData *error)
 	begin_transaction();
 	now = gn_now();
 	gn_spi_begin(&spi);
+	cancelled = gn_storage_cancelled(run->job.id);
 	if (failure == GN_FAILURE_SNOOZE)
 		delay = snooze_seconds(error, &run->queue);
 	else if (failure == GN_FAILURE_RETRY)
-		delay = backoff_seconds(&run->queue, run->job.failures);
-	gn_storage_fail(&run->job, failure, run->started_at, now,
-					now + (TimestampTz) (delay * USECS_PER_SEC), text);
+		delay = gn_queue_backoff(&run->queue, run->job.failures);
+	if (cancelled)
+		gn_storage_cancel(&run->job, now, GN_CANCELLED);
+	else
+		gn_storage_fail(&run->job, failure, run->started_at, now,
+						now + (TimestampTz) (delay * USECS_PER_SEC), text);
 	gn_spi_end(&spi);
 	if (failure != GN_FAILURE_DEAD)
 		gn_worker_tick_at_commit();
+	call_next(run);
 	commit_transaction();
+	note_end(run, cancelled ? GN_MEASURE_CANCELLED : measure_of(failure));
+	if (cancelled)
+		return;
 	if (failure != GN_FAILURE_SNOOZE)
 		ereport(LOG, (errmsg("job " INT64_FORMAT " of queue \"%s\" failed%s: %s",
 							 run->job.id, run->queue.name,
@@ -531,6 +559,7 @@ clean_session(bool used_temporary)
 			commit_transaction();
 		}
 		gn_storage_release();
+		gn_slot_occupy(NULL, 0);
 	}
 	PG_CATCH();
 	{
@@ -548,6 +577,7 @@ roll_back(Run *run)
 
 	stop_limit();
 	HOLD_INTERRUPTS();
+	gn_running_end();
 	MemoryContextSwitchTo(run->memory);
 	error = CopyErrorData();
 	FlushErrorState();
@@ -573,19 +603,26 @@ static void
 run_taken_job(Run *run)
 {
 	ErrorData *volatile error = NULL;
+	const char *reason;
 
 	run->started_at = gn_now();
 	limit_fired = 0;
 	QueryCancelPending = false; /* meant for an earlier job */
+	gn_running_begin(run->job.id, run->started_at);
 	report_activity(run);
+	reason = unwanted(run);
+	if (reason == NULL)
+		note_start(run);
 	PG_TRY();
 	{
-		if (expired(run))
-			cancel_expired(run);
+		if (reason)
+			cancel_unwanted(run, reason);
 		else
 			run_handler(run);
 		commit_transaction();
+		gn_running_end();
 		become_myself();
+		note_end(run, reason ? GN_MEASURE_CANCELLED : GN_MEASURE_SUCCEEDED);
 	}
 	PG_CATCH();
 	{

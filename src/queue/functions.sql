@@ -27,9 +27,9 @@ COMMENT ON FUNCTION _grownext.queue_check_name(text) IS 'Raises unless a queue e
 
 -- Small helpers in C -------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION _grownext.queue_wake(jobs int) RETURNS void
+CREATE OR REPLACE FUNCTION _grownext.queue_wake(queue text, jobs int) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_wake';
-COMMENT ON FUNCTION _grownext.queue_wake(int) IS 'Wakes executors at commit, as many as there are jobs.';
+COMMENT ON FUNCTION _grownext.queue_wake(text, int) IS 'Wakes executors and waiting workers at commit, as many as there are jobs.';
 
 CREATE OR REPLACE FUNCTION _grownext.queue_lock_name(queue text) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_lock_name';
@@ -38,6 +38,26 @@ COMMENT ON FUNCTION _grownext.queue_lock_name(text) IS 'Keeps everybody from enq
 CREATE OR REPLACE FUNCTION _grownext.queue_job_running(id bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_job_running';
 COMMENT ON FUNCTION _grownext.queue_job_running(bigint) IS 'Whether an executor holds the job now.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_tick_at_commit() RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'gn_queue_tick_at_commit';
+COMMENT ON FUNCTION _grownext.queue_tick_at_commit() IS 'Asks the scheduler for a pass at commit.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_waiters(queue text) RETURNS int
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_waiters';
+COMMENT ON FUNCTION _grownext.queue_waiters(text) IS 'How many sessions wait in job_wait() for a queue.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_running_progress(id bigint) RETURNS jsonb
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_running_progress';
+COMMENT ON FUNCTION _grownext.queue_running_progress(bigint) IS 'What the handler of a running job reported.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_running_since(id bigint) RETURNS timestamptz
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_running_since';
+COMMENT ON FUNCTION _grownext.queue_running_since(bigint) IS 'Since when an executor has the job.';
+
+CREATE OR REPLACE FUNCTION _grownext.queue_interrupt(id bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_queue_interrupt';
+COMMENT ON FUNCTION _grownext.queue_interrupt(bigint) IS 'Interrupts the handler of a running job; false when no executor has it.';
 
 CREATE OR REPLACE FUNCTION _grownext.queue_preloaded() RETURNS boolean
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'gn_queue_preloaded';
@@ -70,7 +90,8 @@ COMMENT ON VIEW _grownext.queue_running IS 'Ids of the jobs that run now.';
 -- Every job of a queue that has no outcome: ready, scheduled or running.
 CREATE OR REPLACE VIEW _grownext.queue_live AS
     SELECT j.queue, j.id, j.tenant_id, j.priority, j.enqueued_at, j.run_at, j.failures,
-           CASE WHEN r.id IS NOT NULL THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END AS state
+           CASE WHEN r.id IS NOT NULL OR j.lease_until IS NOT NULL THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END AS state,
+           j.deadline
       FROM _grownext.queue_job AS j
       LEFT JOIN _grownext.queue_running AS r ON r.id = j.id;
 COMMENT ON VIEW _grownext.queue_live IS 'Jobs without an outcome and their state.';
@@ -79,30 +100,42 @@ COMMENT ON VIEW _grownext.queue_live IS 'Jobs without an outcome and their state
 CREATE OR REPLACE FUNCTION _grownext.queue_find(job_id bigint) RETURNS SETOF grownext.job_state
 LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT j.id, j.queue,
-           CASE WHEN _grownext.queue_job_running(j.id) THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END,
-           j.failures + _grownext.queue_job_running(j.id)::int, NULL::jsonb, j.last_error, j.attempts, j.max_attempts,
-           j.priority, j.unique_key, j.group_key, j.tenant_id, j.enqueued_at, j.run_at, NULL::timestamptz,
-           NULL::timestamptz, j.deadline
-      FROM _grownext.queue_job AS j WHERE j.id = job_id
+           CASE WHEN h.held THEN 'running' WHEN j.ready THEN 'ready' ELSE 'scheduled' END,
+           j.failures + h.held::int, coalesce(j.progress, _grownext.queue_running_progress(j.id)), NULL::jsonb, j.last_error,
+           j.attempts, j.max_attempts, j.priority, j.unique_key, j.group_key, j.tenant_id, j.enqueued_at, j.run_at,
+           coalesce(j.leased_at, _grownext.queue_running_since(j.id)), NULL::timestamptz, j.deadline,
+           coalesce(j.deadline < _grownext.core_now(), false),
+           CASE WHEN h.held AND j.leased_at IS NULL THEN 'executor' ELSE j.worker END, j.lease_until
+      FROM _grownext.queue_job AS j,
+           LATERAL (SELECT j.lease_until IS NOT NULL OR _grownext.queue_job_running(j.id) AS held) AS h
+     WHERE j.id = job_id
     UNION ALL
-    SELECT d.id, d.queue, d.state, d.failures + (d.state = 'succeeded')::int, d.result, d.last_error, d.attempts,
+    SELECT d.id, d.queue, d.state, d.failures + (d.state = 'succeeded')::int, NULL, d.result, d.last_error,
+           d.attempts || CASE
+               WHEN d.state = 'succeeded' THEN jsonb_build_object('attempt', d.failures + 1, 'started_at', d.started_at,
+                   'succeeded_at', d.finished_at, 'worker', d.worker)
+               WHEN d.started_at IS NULL THEN jsonb_build_object('cancelled_at', d.finished_at, 'error', d.last_error)
+               ELSE jsonb_build_object('attempt', d.failures + 1, 'started_at', d.started_at,
+                   'cancelled_at', d.finished_at, 'error', d.last_error, 'worker', d.worker) END,
            d.max_attempts, d.priority, d.unique_key, d.group_key, d.tenant_id, d.enqueued_at, d.run_at, d.started_at,
-           d.finished_at, d.deadline
+           d.finished_at, d.deadline, coalesce(d.deadline < d.finished_at, false),
+           CASE WHEN d.started_at IS NOT NULL THEN d.worker END, NULL
       FROM _grownext.queue_done AS d WHERE d.id = job_id
     UNION ALL
-    SELECT d.id, d.queue, 'dead', d.failures, NULL, d.last_error, d.attempts, d.max_attempts, d.priority, d.unique_key,
-           d.group_key, d.tenant_id, d.enqueued_at, d.run_at, d.started_at, d.died_at, d.deadline
+    SELECT d.id, d.queue, 'dead', d.failures, NULL, NULL, d.last_error, d.attempts, d.max_attempts, d.priority, d.unique_key,
+           d.group_key, d.tenant_id, d.enqueued_at, d.run_at, d.started_at, d.died_at, d.deadline,
+           coalesce(d.deadline < d.died_at, false), NULL, NULL
       FROM _grownext.queue_dead AS d WHERE d.id = job_id
 $$;
 COMMENT ON FUNCTION _grownext.queue_find(bigint) IS 'Where a job stands.';
 
--- Cancels jobs that no executor holds: all of a queue's, or one, or all there are.
+-- Cancels jobs that nobody holds: all of a queue's, or one, or all there are.
 CREATE OR REPLACE FUNCTION _grownext.queue_cancel_where(queue text, job_id bigint, reason text) RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     WITH free AS (
         SELECT j.id FROM _grownext.queue_job AS j
          WHERE (j.queue = queue_cancel_where.queue OR queue_cancel_where.queue IS NULL)
-           AND (j.id = job_id OR job_id IS NULL)
+           AND (j.id = job_id OR job_id IS NULL) AND j.lease_until IS NULL
            FOR UPDATE SKIP LOCKED),
     gone AS (
         DELETE FROM _grownext.queue_job AS j USING free
@@ -118,19 +151,22 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.queue_cancel_where(text, bigint, text) IS 'Cancels jobs that do not run.';
 
--- Deletes jobs that no executor holds; totals keep counting them.
+-- Deletes jobs that nobody holds; totals keep counting them.
 CREATE OR REPLACE FUNCTION _grownext.queue_delete_waiting(queue text) RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     WITH free AS (
-        SELECT j.id FROM _grownext.queue_job AS j WHERE j.queue = queue_delete_waiting.queue FOR UPDATE SKIP LOCKED),
+        SELECT j.id FROM _grownext.queue_job AS j WHERE j.queue = queue_delete_waiting.queue AND j.lease_until IS NULL
+           FOR UPDATE SKIP LOCKED),
     gone AS (
         DELETE FROM _grownext.queue_job AS j USING free
-         WHERE j.id = free.id AND NOT _grownext.queue_job_running(j.id) RETURNING j.failures),
+         WHERE j.id = free.id AND NOT _grownext.queue_job_running(j.id) RETURNING j.failures, j.deadline),
     counted AS (
-        INSERT INTO _grownext.queue_total AS t (queue, enqueued, failed)
-        SELECT queue_delete_waiting.queue, count(*), sum(g.failures) FROM gone AS g HAVING count(*) > 0
+        INSERT INTO _grownext.queue_total AS t (queue, enqueued, failed, missed)
+        SELECT queue_delete_waiting.queue, count(*), sum(g.failures), count(*) FILTER (WHERE g.deadline < _grownext.core_now())
+          FROM gone AS g HAVING count(*) > 0
         ON CONFLICT ON CONSTRAINT queue_total_pkey
-        DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, failed = t.failed + EXCLUDED.failed)
+        DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, failed = t.failed + EXCLUDED.failed,
+                      missed = t.missed + EXCLUDED.missed)
     SELECT count(*) FROM gone
 $$;
 COMMENT ON FUNCTION _grownext.queue_delete_waiting(text) IS 'Deletes jobs that do not run.';
@@ -160,24 +196,29 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.queue_revive(text, bigint[]) IS 'Makes dead letters ready again.';
 
--- What became due is made ready, at most so many; returns how many.
+-- What became due is made ready, at most so many, and whoever may run it is woken;
+-- returns how many.
 CREATE OR REPLACE FUNCTION _grownext.queue_promote(now timestamptz, most int) RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     WITH due AS (
         SELECT j.id FROM _grownext.queue_job AS j
-         WHERE NOT j.ready AND j.run_at <= queue_promote.now
+         WHERE NOT j.ready AND j.lease_until IS NULL AND j.run_at <= queue_promote.now
          ORDER BY j.run_at LIMIT most FOR UPDATE SKIP LOCKED),
     moved AS (
-        UPDATE _grownext.queue_job AS j SET ready = true FROM due WHERE j.id = due.id RETURNING 1)
-    SELECT count(*) FROM moved
+        UPDATE _grownext.queue_job AS j SET ready = true FROM due WHERE j.id = due.id RETURNING j.queue),
+    woken AS (
+        SELECT m.jobs, _grownext.queue_wake(m.queue, m.jobs)
+          FROM (SELECT p.queue, count(*)::int AS jobs FROM moved AS p GROUP BY p.queue) AS m)
+    SELECT coalesce(sum(w.jobs), 0)::bigint FROM (SELECT * FROM woken OFFSET 0) AS w
 $$;
 COMMENT ON FUNCTION _grownext.queue_promote(timestamptz, int) IS 'Makes jobs ready whose time has come.';
 
 CREATE OR REPLACE FUNCTION _grownext.queue_next_due() RETURNS timestamptz
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT min(j.run_at) FROM _grownext.queue_job AS j WHERE NOT j.ready
+    SELECT least((SELECT min(j.run_at) FROM _grownext.queue_job AS j WHERE NOT j.ready AND j.lease_until IS NULL),
+                 (SELECT min(j.lease_until) FROM _grownext.queue_job AS j WHERE j.lease_until IS NOT NULL))
 $$;
-COMMENT ON FUNCTION _grownext.queue_next_due() IS 'When the next scheduled job is due.';
+COMMENT ON FUNCTION _grownext.queue_next_due() IS 'When the next scheduled job is due, or a lease ends.';
 
 -- Deletes outcomes and dead letters past their queue's retention, at most so many of each queue.
 CREATE OR REPLACE FUNCTION _grownext.queue_expire(now timestamptz, most int) RETURNS bigint
@@ -189,7 +230,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
              ORDER BY d.finished_at LIMIT most) AS o),
     done AS (
         DELETE FROM _grownext.queue_done AS d USING old_done AS o WHERE d.id = o.id
-        RETURNING d.queue, (d.state = 'succeeded')::int AS succeeded, d.failures),
+        RETURNING d.queue, (d.state = 'succeeded')::int AS succeeded, d.failures, d.deadline < d.finished_at AS missed),
     old_dead AS (
         SELECT o.id FROM _grownext.queue_queue AS q, LATERAL (
             SELECT d.id FROM _grownext.queue_dead AS d
@@ -197,14 +238,14 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
              ORDER BY d.died_at LIMIT most) AS o),
     dead AS (
         DELETE FROM _grownext.queue_dead AS d USING old_dead AS o WHERE d.id = o.id
-        RETURNING d.queue, 0 AS succeeded, d.failures),
+        RETURNING d.queue, 0 AS succeeded, d.failures, d.deadline < d.died_at AS missed),
     counted AS (
-        INSERT INTO _grownext.queue_total AS t (queue, enqueued, succeeded, failed)
-        SELECT g.queue, count(*), sum(g.succeeded), sum(g.failures)
+        INSERT INTO _grownext.queue_total AS t (queue, enqueued, succeeded, failed, missed)
+        SELECT g.queue, count(*), sum(g.succeeded), sum(g.failures), count(*) FILTER (WHERE g.missed)
           FROM (SELECT * FROM done UNION ALL SELECT * FROM dead) AS g GROUP BY g.queue
         ON CONFLICT ON CONSTRAINT queue_total_pkey
         DO UPDATE SET enqueued = t.enqueued + EXCLUDED.enqueued, succeeded = t.succeeded + EXCLUDED.succeeded,
-                      failed = t.failed + EXCLUDED.failed),
+                      failed = t.failed + EXCLUDED.failed, missed = t.missed + EXCLUDED.missed),
     windows AS (
         DELETE FROM _grownext.queue_window AS w WHERE w.expires_at <= queue_expire.now)
     SELECT greatest((SELECT count(*) FROM done), (SELECT count(*) FROM dead))
@@ -216,12 +257,23 @@ COMMENT ON FUNCTION _grownext.queue_expire(timestamptz, int) IS 'Deletes outcome
 -- The whole definition: an option that is not named takes its default.
 CREATE OR REPLACE FUNCTION _grownext.queue_store_definition(queue text, options jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sla CONSTANT jsonb := options -> 'sla';
 BEGIN
     PERFORM _grownext.core_check_options(options, '{"concurrency": "number", "max_attempts": "number",
         "backoff_base": "string", "backoff_cap": "string", "timeout": "string", "retention": "string",
-        "dead_retention": "string", "ordered": "boolean", "expire": "boolean"}');
+        "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "sla": "object"}');
+    IF options ? 'sla' THEN
+        PERFORM _grownext.core_check_options(sla, '{"start_within": "string", "target": "number", "window": "string"}');
+        IF NOT sla ?& ARRAY['start_within', 'target'] THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+                MESSAGE = 'option "sla" must say start_within and target',
+                HINT = 'Such as {"start_within": "5 seconds", "target": 0.99, "window": "1 day"}.';
+        END IF;
+    END IF;
     INSERT INTO _grownext.queue_queue AS q (queue, concurrency, max_attempts, backoff_base, backoff_cap, timeout,
-                                            retention, dead_retention, ordered, expire, created_at)
+                                            retention, dead_retention, ordered, expire, sla_start_within,
+                                            sla_target, sla_window, created_at)
     VALUES (queue_store_definition.queue,
             (options ->> 'concurrency')::int,
             coalesce((options ->> 'max_attempts')::int, 25),
@@ -232,22 +284,27 @@ BEGIN
             coalesce((options ->> 'dead_retention')::interval, '90 days'),
             coalesce((options ->> 'ordered')::boolean, false),
             coalesce((options ->> 'expire')::boolean, false),
+            (sla ->> 'start_within')::interval,
+            (sla ->> 'target')::double precision,
+            CASE WHEN sla IS NOT NULL THEN coalesce((sla ->> 'window')::interval, '1 day') END,
             _grownext.core_now())
     ON CONFLICT ON CONSTRAINT queue_queue_pkey DO UPDATE
         SET concurrency = EXCLUDED.concurrency, max_attempts = EXCLUDED.max_attempts,
             backoff_base = EXCLUDED.backoff_base, backoff_cap = EXCLUDED.backoff_cap, timeout = EXCLUDED.timeout,
             retention = EXCLUDED.retention, dead_retention = EXCLUDED.dead_retention,
-            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire
+            ordered = EXCLUDED.ordered, expire = EXCLUDED.expire, sla_start_within = EXCLUDED.sla_start_within,
+            sla_target = EXCLUDED.sla_target, sla_window = EXCLUDED.sla_window
         WHERE (q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-               q.ordered, q.expire)
+               q.ordered, q.expire, q.sla_start_within, q.sla_target, q.sla_window)
               IS DISTINCT FROM
               (EXCLUDED.concurrency, EXCLUDED.max_attempts, EXCLUDED.backoff_base, EXCLUDED.backoff_cap, EXCLUDED.timeout,
-               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire);
+               EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire,
+               EXCLUDED.sla_start_within, EXCLUDED.sla_target, EXCLUDED.sla_window);
 EXCEPTION
     WHEN check_violation THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('invalid definition of queue "%s"', queue),
-            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative.';
+            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative, start_within of an sla is 1 ms to 7 days, its target more than 0 and at most 1, its window 1 minute to 90 days.';
 END
 $$;
 COMMENT ON FUNCTION _grownext.queue_store_definition(text, jsonb) IS 'Creates or updates a queue, internal ones too.';
@@ -342,6 +399,9 @@ BEGIN
     DELETE FROM _grownext.queue_dead AS d WHERE d.queue = queue_drop.queue;
     DELETE FROM _grownext.queue_window AS w WHERE w.queue = queue_drop.queue;
     DELETE FROM _grownext.queue_total AS t WHERE t.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_history AS h WHERE h.queue = queue_drop.queue;
+    DELETE FROM _grownext.queue_sla_miss AS m WHERE m.queue = queue_drop.queue;
+    PERFORM _grownext.queue_forget(queue);
     WITH granted AS (
         DELETE FROM _grownext.queue_grant AS g WHERE g.queue = queue_drop.queue RETURNING g.role_name)
     SELECT array_agg(DISTINCT g.role_name) INTO granted_to FROM granted AS g;
@@ -375,9 +435,12 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         VALUES ('USAGE', 'SCHEMA', 'grownext', ARRAY['enqueue', 'work']),
                ('USAGE', 'TYPE', 'grownext.job', ARRAY['work'])
         UNION ALL
-        SELECT 'EXECUTE', 'FUNCTION', p.oid::regprocedure::text, n.needs
+        SELECT 'EXECUTE', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text, n.needs
           FROM (VALUES ('enqueue', ARRAY['enqueue']), ('enqueue_many', ARRAY['enqueue']), ('queue_handle', ARRAY['work']),
-                       ('current_job', ARRAY['work']),
+                       ('current_job', ARRAY['work']), ('job_fetch', ARRAY['work']), ('job_wait', ARRAY['work']),
+                       ('job_complete', ARRAY['work']), ('job_complete_many', ARRAY['work']), ('job_fail', ARRAY['work']),
+                       ('job_extend', ARRAY['work']), ('job_snooze', ARRAY['work']), ('job_progress', ARRAY['work']),
+                       ('job_bind', ARRAY['work']),
                        ('job_get', ARRAY['enqueue', 'work']), ('job_cancel', ARRAY['enqueue', 'work'])) AS n (name, needs)
           JOIN pg_proc AS p ON p.proname = n.name AND p.pronamespace = 'grownext'::regnamespace)
     SELECT _grownext.core_rights_declare('queue', queue_apply_grants.role_name,
@@ -463,14 +526,29 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
 $$;
 COMMENT ON FUNCTION grownext.job_get(bigint) IS 'Where a job stands; NULL when there is none that the caller may see.';
 
+-- One that runs is marked: whoever has it finds the mark, the scheduler's next pass
+-- interrupts an executor.
 CREATE OR REPLACE FUNCTION grownext.job_cancel(id bigint) RETURNS boolean
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce((SELECT _grownext.queue_cancel_where(f.queue, f.id, 'cancelled by job_cancel()') = 1
-                       FROM _grownext.queue_find(job_cancel.id) AS f
-                      WHERE f.state IN ('ready', 'scheduled') AND NOT starts_with(f.queue, 'grownext.')
-                        AND _grownext.queue_caller_sees(f.queue, f.tenant_id)), false)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    job grownext.job_state;
+BEGIN
+    SELECT f.* INTO job FROM _grownext.queue_find(job_cancel.id) AS f
+     WHERE f.state IN ('ready', 'scheduled', 'running') AND NOT starts_with(f.queue, 'grownext.')
+       AND _grownext.queue_caller_sees(f.queue, f.tenant_id);
+    IF NOT FOUND THEN
+        RETURN false;
+    ELSIF job.state <> 'running' AND _grownext.queue_cancel_where(job.queue, job.id, 'cancelled by job_cancel()') = 1 THEN
+        RETURN true;
+    END IF;
+    -- it runs, or somebody is about to take it
+    INSERT INTO _grownext.queue_cancel (job_id, requested_at)
+    VALUES (job.id, _grownext.core_now()) ON CONFLICT DO NOTHING;
+    PERFORM _grownext.queue_tick_at_commit();
+    RETURN true;
+END
 $$;
-COMMENT ON FUNCTION grownext.job_cancel(bigint) IS 'Cancels a job that has not started (or waits for its next attempt); false when it runs, is over or is not the caller''s.';
+COMMENT ON FUNCTION grownext.job_cancel(bigint) IS 'Cancels a job, one that runs as soon as this transaction commits; false when it is over or not the caller''s.';
 
 CREATE OR REPLACE FUNCTION grownext.job_redrive(queue text, ids bigint[] DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -481,59 +559,18 @@ BEGIN
         PERFORM _grownext.queue_check_name(queue);
     END IF;
     revived := _grownext.queue_revive(queue, ids);
-    PERFORM _grownext.queue_wake(least(revived, 1000)::int);
+    PERFORM _grownext.queue_wake(queue, least(revived, 1000)::int);
     RETURN revived;
 END
 $$;
 COMMENT ON FUNCTION grownext.job_redrive(text, bigint[]) IS 'Makes dead letters of a queue (all, or those named) ready again and says how many.';
 
--- Figures -------------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION grownext.queue_stats(queue text DEFAULT NULL) RETURNS SETOF grownext.queue_state
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH live AS (
-        SELECT l.queue, count(*) AS enqueued, coalesce(sum(l.failures), 0) AS failed,
-               count(*) FILTER (WHERE l.state = 'ready') AS ready,
-               count(*) FILTER (WHERE l.state = 'running') AS running,
-               count(*) FILTER (WHERE l.state = 'scheduled') AS scheduled,
-               min(l.run_at) FILTER (WHERE l.state = 'ready') AS oldest
-          FROM _grownext.queue_live AS l
-         WHERE l.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY l.queue),
-    done AS (
-        SELECT d.queue, count(*) AS enqueued, coalesce(sum(d.failures), 0) AS failed,
-               count(*) FILTER (WHERE d.state = 'succeeded') AS succeeded
-          FROM _grownext.queue_done AS d
-         WHERE d.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY d.queue),
-    dead AS (
-        SELECT d.queue, count(*) AS enqueued, coalesce(sum(d.failures), 0) AS failed
-          FROM _grownext.queue_dead AS d
-         WHERE d.queue = queue_stats.queue OR queue_stats.queue IS NULL GROUP BY d.queue)
-    SELECT q.queue, coalesce(l.ready, 0), coalesce(l.running, 0), coalesce(l.scheduled, 0), coalesce(x.enqueued, 0),
-           greatest(_grownext.core_now() - l.oldest, '0'),
-           (coalesce(l.enqueued, 0) + coalesce(d.enqueued, 0) + coalesce(x.enqueued, 0) + coalesce(t.enqueued, 0))::bigint,
-           (coalesce(d.succeeded, 0) + coalesce(t.succeeded, 0))::bigint,
-           (coalesce(l.failed, 0) + coalesce(d.failed, 0) + coalesce(x.failed, 0) + coalesce(t.failed, 0))::bigint,
-           p.wait[1], p.wait[2], p.run[1], p.run[2],
-           q.paused_at IS NOT NULL
-      FROM _grownext.queue_queue AS q
-      LEFT JOIN live AS l ON l.queue = q.queue
-      LEFT JOIN done AS d ON d.queue = q.queue
-      LEFT JOIN dead AS x ON x.queue = q.queue
-      LEFT JOIN _grownext.queue_total AS t ON t.queue = q.queue
-      CROSS JOIN LATERAL (
-        SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM r.started_at - r.run_at)::float8) AS wait,
-               percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM r.finished_at - r.started_at)::float8) AS run
-          FROM (SELECT s.started_at, s.run_at, s.finished_at FROM _grownext.queue_done AS s
-                 WHERE s.queue = q.queue AND s.started_at IS NOT NULL AND s.finished_at > _grownext.core_now() - interval '1 hour'
-                 ORDER BY s.finished_at DESC LIMIT 10000) AS r) AS p
-     WHERE q.queue = queue_stats.queue OR queue_stats.queue IS NULL
-     ORDER BY q.queue
-$$;
-COMMENT ON FUNCTION grownext.queue_stats(text) IS 'Counts, totals, age of the oldest ready job and times of the last hour, per queue.';
+-- Views ----------------------------------------------------------------------------
 
 CREATE OR REPLACE VIEW grownext.queue WITH (security_barrier) AS
     SELECT q.queue, q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
-           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at
+           q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at,
+           q.sla_start_within, q.sla_target, q.sla_window
       FROM _grownext.queue_queue AS q;
 COMMENT ON VIEW grownext.queue IS 'Queues, their limits and handlers.';
 
@@ -549,24 +586,56 @@ CREATE OR REPLACE FUNCTION _grownext.queue_tick(now timestamptz) RETURNS timesta
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     batch CONSTANT int := 1000;
+    stubborn bigint := _grownext.queue_end_cancelled();
+    lapsed int := _grownext.queue_lapse(batch);
     promoted bigint := _grownext.queue_promote(queue_tick.now, batch);
     expired bigint := _grownext.queue_expire(queue_tick.now, batch);
 BEGIN
-    PERFORM _grownext.queue_wake(promoted::int);
-    IF promoted = batch OR expired = batch THEN
+    PERFORM _grownext.queue_keep_figures(queue_tick.now);
+    IF lapsed = batch OR promoted = batch OR expired = batch THEN
         RETURN queue_tick.now; -- there is more
     END IF;
-    RETURN _grownext.queue_next_due();
+    RETURN least(_grownext.queue_next_due(),
+                 CASE WHEN stubborn > 0 THEN queue_tick.now + interval '1 second' END);
 END
 $$;
-COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: makes due jobs ready, deletes outcomes past their retention; returns when the next job is due.';
+COMMENT ON FUNCTION _grownext.queue_tick(timestamptz) IS 'One pass: interrupts what was cancelled, takes back leases, makes due jobs ready, deletes outcomes past their retention, writes figures down; returns when the next is due.';
 
--- For unfence(pending => 'skip').
+-- For unfence(pending => 'skip'). Leases in a copy are those of the original's workers:
+-- their jobs end with them.
 CREATE OR REPLACE FUNCTION _grownext.queue_skip_pending() RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT _grownext.queue_cancel_where(NULL, NULL, 'skipped by unfence()')
+    WITH leased AS (
+        INSERT INTO _grownext.queue_cancel (job_id, requested_at)
+        SELECT j.id, _grownext.core_now() FROM _grownext.queue_job AS j WHERE j.lease_until IS NOT NULL
+        ON CONFLICT DO NOTHING RETURNING 1)
+    SELECT _grownext.queue_cancel_where(NULL, NULL, 'skipped by unfence()') + (SELECT count(*) FROM leased)
 $$;
-COMMENT ON FUNCTION _grownext.queue_skip_pending() IS 'Cancels every job that waits, in every queue; returns how many.';
+COMMENT ON FUNCTION _grownext.queue_skip_pending() IS 'Cancels every job that waits or has a lease, in every queue; returns how many.';
+
+-- metrics.sql, which follows, has the functions it calls: a plpgsql body is read when it runs.
+CREATE OR REPLACE FUNCTION _grownext.queue_metrics_status() RETURNS SETOF grownext.status_item
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    uncounted CONSTANT bigint := _grownext.queue_uncounted();
+BEGIN
+    RETURN QUERY
+    SELECT 'queue', q.queue, 'degraded',
+           format('SLA missed: %s %% of jobs started within %s, over %s; the target is %s %%', floor(a.attained * 10000) / 100,
+                  q.sla_start_within, q.sla_window, (q.sla_target * 100)::numeric),
+           format('SELECT * FROM grownext.queue_history(%L);', q.queue),
+           (SELECT m.missed_at FROM _grownext.queue_sla_miss AS m WHERE m.queue = q.queue)
+      FROM _grownext.queue_queue AS q
+     CROSS JOIN LATERAL _grownext.queue_sla_attained(q.queue, _grownext.core_now(), true) AS a (attained)
+     WHERE q.sla_target IS NOT NULL AND a.attained < q.sla_target;
+    IF uncounted > 0 THEN
+        RETURN QUERY
+        SELECT 'queue', 'metrics', 'degraded', format('%s times were not counted: more queues are in use than fit', uncounted),
+               'Raise grownext.queue_metrics in postgresql.conf and restart the server.', NULL::timestamptz;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _grownext.queue_metrics_status() IS 'SLAs that are missed, and figures that are incomplete.';
 
 -- Counts stop at a thousand: status() is never slow.
 CREATE OR REPLACE FUNCTION _grownext.queue_status() RETURNS SETOF grownext.status_item
@@ -576,7 +645,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                (SELECT count(*) FROM (SELECT FROM _grownext.queue_dead AS d WHERE d.queue = q.queue LIMIT 1000) AS x) AS dead,
                (SELECT count(*) FROM (SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready LIMIT 1000) AS x) AS ready,
                (SELECT min(x.run_at) FROM (SELECT j.run_at FROM _grownext.queue_job AS j
-                 WHERE j.queue = q.queue AND j.ready ORDER BY j.priority, j.id LIMIT 100) AS x) AS oldest
+                 WHERE j.queue = q.queue AND j.ready ORDER BY j.priority, j.id LIMIT 100) AS x) AS oldest,
+               (SELECT count(*) FROM (SELECT FROM _grownext.queue_job AS j
+                 WHERE j.queue = q.queue AND j.lease_until IS NOT NULL LIMIT 1000) AS x) AS leased,
+               (SELECT min(j.lease_until) FROM _grownext.queue_job AS j
+                 WHERE j.queue = q.queue AND j.lease_until IS NOT NULL) AS first_end,
+               _grownext.queue_waiters(q.queue) AS waiting
           FROM _grownext.queue_queue AS q)
     SELECT 'queue', 'executors',
            CASE WHEN _grownext.queue_preloaded() THEN 'ok' ELSE 'degraded' END,
@@ -595,12 +669,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'queue', f.queue, 'degraded', format('%s%s jobs are ready and no handler is registered', f.ready, CASE WHEN f.ready = 1000 THEN ' or more' END),
            format('SELECT grownext.queue_handle(%L, ''schema.function(jsonb)'');', f.queue), f.oldest
-      FROM figure AS f WHERE f.handler IS NULL AND f.ready > 0
+      FROM figure AS f WHERE f.handler IS NULL AND f.ready > 0 AND f.leased = 0 AND f.waiting = 0
+    UNION ALL
+    SELECT 'queue', f.queue, 'ok', format('outside workers hold %s%s jobs, %s wait for one', f.leased, CASE WHEN f.leased = 1000 THEN ' or more' END, f.waiting),
+           NULL, NULL
+      FROM figure AS f WHERE f.leased > 0 OR f.waiting > 0
+    UNION ALL
+    SELECT 'queue', f.queue, 'degraded', format('leases are over since %s and were not taken back', f.first_end),
+           'The scheduler does it, and each job_fetch(); see grownext.workers().', f.first_end
+      FROM figure AS f WHERE f.first_end < _grownext.core_now() - interval '1 minute'
     UNION ALL
     SELECT 'queue', f.queue, 'degraded', format('the oldest ready job waits since %s', f.oldest),
-           'See grownext.workers(); raise grownext.executors if they are all busy.', f.oldest
+           CASE WHEN f.handler IS NULL THEN 'Start more workers.' ELSE 'See grownext.workers(); raise grownext.executors if they are all busy.' END, f.oldest
       FROM figure AS f
-     WHERE f.handler IS NOT NULL AND f.paused_at IS NULL AND f.oldest < _grownext.core_now() - interval '5 minutes'
+     WHERE (f.handler IS NOT NULL OR f.leased > 0 OR f.waiting > 0) AND f.paused_at IS NULL AND f.oldest < _grownext.core_now() - interval '5 minutes'
+    UNION ALL
+    SELECT * FROM _grownext.queue_metrics_status()
 $$;
 COMMENT ON FUNCTION _grownext.queue_status() IS 'What a DBA should know about queues.';
 
@@ -613,18 +697,18 @@ CREATE OR REPLACE TRIGGER queue_grant_invalidate AFTER INSERT OR UPDATE OR DELET
     FOR EACH STATEMENT EXECUTE FUNCTION _grownext.core_invalidate('queue_marker_queue');
 ALTER TABLE _grownext.queue_grant ENABLE ALWAYS TRIGGER queue_grant_invalidate;
 
--- Jobs that wait for a handler or a resume start when it comes.
+-- Jobs that wait for a handler, a resume or a larger limit start when it comes.
 CREATE OR REPLACE FUNCTION _grownext.queue_wake_waiting() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM _grownext.queue_wake((SELECT count(*) FROM (
+    PERFORM _grownext.queue_wake(NEW.queue, (SELECT count(*) FROM (
         SELECT FROM _grownext.queue_job AS j WHERE j.queue = NEW.queue AND j.ready LIMIT 100) AS x)::int);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION _grownext.queue_wake_waiting() IS 'Trigger: wakes executors for jobs that could not run before.';
+COMMENT ON FUNCTION _grownext.queue_wake_waiting() IS 'Trigger: wakes executors and workers for jobs that could not run before.';
 CREATE OR REPLACE TRIGGER queue_queue_wake AFTER UPDATE ON _grownext.queue_queue
-    FOR EACH ROW WHEN (NEW.handler IS NOT NULL AND NEW.paused_at IS NULL)
+    FOR EACH ROW WHEN (NEW.paused_at IS NULL)
     EXECUTE FUNCTION _grownext.queue_wake_waiting();
 
 -- A route that core_event_route's foreign key would refuse, refused in clear words;

@@ -18,7 +18,8 @@ typedef enum GnQueueLock
 	GN_QUEUE_LOCK_GROUP,          /* an ordered group: ids in the order of commits */
 	GN_QUEUE_LOCK_UNIQUE,         /* one enqueuer of a unique key at a time */
 	GN_QUEUE_LOCK_JOB,            /* an executor holds the job */
-	GN_QUEUE_LOCK_SLOT            /* one of a queue's concurrency slots */
+	GN_QUEUE_LOCK_SLOT,           /* one of a queue's concurrency slots */
+	GN_QUEUE_LOCK_METRICS         /* writes down what happened; only ever tried */
 } GnQueueLock;
 
 /* A lock's key: a hash, or an id. Two that collide exclude each other, nothing worse.

@@ -12,14 +12,19 @@
 #include "queue/definition.h"
 #include "queue/executor.h"
 #include "queue/lock.h"
+#include "queue/metrics.h"
 #include "queue/queue.h"
+#include "queue/running.h"
 #include "queue/storage.h"
 
-GN_FUNCTION(gn_queue_wake);
+GN_FUNCTION(gn_queue_tick_at_commit);
 GN_FUNCTION(gn_queue_lock_name);
 GN_FUNCTION(gn_queue_job_running);
 GN_FUNCTION(gn_queue_user_may_sql);
 GN_FUNCTION(gn_queue_preloaded);
+GN_FUNCTION(gn_queue_running_progress);
+GN_FUNCTION(gn_queue_running_since);
+GN_FUNCTION(gn_queue_interrupt);
 
 /* Platform events become jobs of the queues that they are routed into. */
 static void
@@ -34,25 +39,38 @@ static void
 init_queue(void)
 {
 	gn_definition_init();
+	gn_metrics_init();
 	gn_event_set_sink(enqueue_event);
+}
+
+static Size
+queue_shmem_size(void)
+{
+	return add_size(gn_running_shmem_size(), gn_metrics_shmem_size());
+}
+
+static void
+queue_shmem_init(void)
+{
+	gn_running_shmem_init();
+	gn_metrics_shmem_init();
 }
 
 const GnComponent gn_queue_component = {
 	.name = "queue",
 	.init = init_queue,
+	.shmem_size = queue_shmem_size,
+	.shmem_init = queue_shmem_init,
 	.tick = "SELECT _grownext.queue_tick($1)",
 	.executor_demand = gn_executor_demand,
 	.executor_run = gn_executor_run,
 };
 
-/* SQL: _grownext.queue_wake(jobs int) */
+/* SQL: _grownext.queue_tick_at_commit() */
 Datum
-gn_queue_wake(PG_FUNCTION_ARGS)
+gn_queue_tick_at_commit(PG_FUNCTION_ARGS)
 {
-	int jobs = PG_GETARG_INT32(0);
-
-	if (jobs > 0)
-		gn_worker_wake_at_commit(jobs);
+	gn_worker_tick_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -90,4 +108,35 @@ Datum
 gn_queue_preloaded(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(gn_preloaded);
+}
+
+/* ---- handlers in this database ---- */
+
+/* SQL: _grownext.queue_running_progress(id bigint) */
+Datum
+gn_queue_running_progress(PG_FUNCTION_ARGS)
+{
+	Jsonb *progress = gn_running_progress(PG_GETARG_INT64(0));
+
+	if (progress == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(progress);
+}
+
+/* SQL: _grownext.queue_running_since(id bigint) */
+Datum
+gn_queue_running_since(PG_FUNCTION_ARGS)
+{
+	TimestampTz since = gn_running_since(PG_GETARG_INT64(0));
+
+	if (since == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_TIMESTAMPTZ(since);
+}
+
+/* SQL: _grownext.queue_interrupt(id bigint) */
+Datum
+gn_queue_interrupt(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(gn_running_interrupt(PG_GETARG_INT64(0)));
 }

@@ -30,6 +30,7 @@ typedef struct GnEnqueue
 	int max_attempts;        /* 0: the queue's */
 	TimestampTz deadline;    /* 0: none */
 	const pg_uuid_t *tenant; /* NULL: the context's, if any */
+	Jsonb *claims;           /* carried in place of the context's; NULL: those */
 } GnEnqueue;
 
 /*

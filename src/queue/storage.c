@@ -16,36 +16,11 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "core/core.h"
 #include "queue/lock.h"
-#include "queue/storage.h"
-
-static Datum
-text_or_null(const char *value, char *null)
-{
-	*null = value ? ' ' : 'n';
-	return value ? CStringGetTextDatum(value) : (Datum) 0;
-}
-
-static Datum
-time_or_null(TimestampTz value, char *null)
-{
-	*null = value ? ' ' : 'n';
-	return TimestampTzGetDatum(value);
-}
-
-static Datum
-pointer_or_null(const void *value, char *null)
-{
-	*null = value ? ' ' : 'n';
-	return PointerGetDatum(value);
-}
+#include "queue/storage_row.h"
 
 static int64
 returned_id(int row)
@@ -178,12 +153,14 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 	(void) gn_spi_execute(&query, values, NULL, false);
 }
 
-/* Whether the job has no outcome yet, whatever this transaction's snapshot shows. */
+/* Whether the job has no outcome and no lease, whatever this transaction's snapshot
+ * shows. */
 static bool
-is_live(int64 id)
+is_waiting(int64 id)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT FROM _grownext.queue_job WHERE id = $1", INT8OID);
+	static GnQuery query = GN_QUERY(
+		"SELECT FROM _grownext.queue_job WHERE id = $1 AND lease_until IS NULL",
+		INT8OID);
 	Datum values[1] = {Int64GetDatum(id)};
 	bool live;
 
@@ -198,12 +175,12 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 {
 	static GnQuery query =
 		GN_QUERY("WITH free AS (SELECT j.id FROM _grownext.queue_job AS j WHERE j.id = "
-				 "$12 FOR UPDATE SKIP LOCKED)"
+				 "$12 AND j.lease_until IS NULL FOR UPDATE SKIP LOCKED)"
 				 " UPDATE _grownext.queue_job AS j SET priority = $2, max_attempts = "
 				 "$3, ready = $4, run_at = $5,"
 				 " enqueued_at = $6, deadline = $7, tenant_id = $8, claims = $9, "
 				 "payload = $10, group_key = $11,"
-				 " failures = 0, last_error = NULL, attempts = '[]'"
+				 " failures = 0, last_error = NULL, attempts = '[]', lease_id = NULL"
 				 " FROM free WHERE j.id = free.id AND j.queue = $1",
 				 TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
 				 TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBOID, TEXTOID, INT8OID);
@@ -217,7 +194,7 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 	nulls[PUT_UNIQUE_KEY] = ' ';
 	if (gn_spi_execute(&query, values, nulls, false) == 1)
 		return true;
-	if (IsolationUsesXactSnapshot() && is_live(id) && !gn_storage_running(id))
+	if (IsolationUsesXactSnapshot() && is_waiting(id) && !gn_storage_running(id))
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("the job to be replaced is newer than the transaction's "
 							   "snapshot"),
@@ -275,89 +252,10 @@ static int64 skipped[64];
 static int skip_count = 0;
 
 #define TAKE_COLUMNS                                                                   \
-	"SELECT j.id, j.payload, j.priority, j.max_attempts, j.failures, j.enqueued_at, "  \
-	"j.run_at,"                                                                        \
-	" j.deadline, j.unique_key, j.group_key, j.tenant_id, j.claims"                    \
-	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready AND j.id <> ALL "   \
-	"($2)"
+	"SELECT " GN_ROW_COLUMNS ", " GN_ROW_CANCELLED                                     \
+	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"                    \
+	" AND j.id <> ALL ($2)"
 #define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT 1 FOR UPDATE SKIP LOCKED"
-
-/* A copy of a column in the given memory, or NULL. */
-static void *
-copy_column(int column, Oid type, MemoryContext memory)
-{
-	bool isnull;
-	Datum value =
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
-	MemoryContext old;
-	void *copy;
-
-	if (isnull)
-		return NULL;
-	old = MemoryContextSwitchTo(memory);
-	switch (type)
-	{
-		case TEXTOID:
-			copy = TextDatumGetCString(value);
-			break;
-		case JSONBOID:
-			copy = DatumGetJsonbPCopy(value);
-			break;
-		case UUIDOID:
-			copy = memcpy(palloc(sizeof(pg_uuid_t)), DatumGetUUIDP(value),
-						  sizeof(pg_uuid_t));
-			break;
-		default:
-			elog(ERROR, "unexpected column type %u", type);
-	}
-	MemoryContextSwitchTo(old);
-	return copy;
-}
-
-static int64
-int_column(int column)
-{
-	bool isnull;
-	Datum value =
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
-
-	if (isnull)
-		return 0;
-	return SPI_gettypeid(SPI_tuptable->tupdesc, column) == INT4OID
-			   ? DatumGetInt32(value)
-			   : DatumGetInt64(value);
-}
-
-static void
-read_job(const char *queue, MemoryContext memory, GnJob *job)
-{
-	*job = (GnJob){
-		.id = int_column(1),
-		.queue = MemoryContextStrdup(memory, queue),
-		.payload = copy_column(2, JSONBOID, memory),
-		.priority = (int) int_column(3),
-		.max_attempts = (int) int_column(4),
-		.failures = (int) int_column(5),
-		.enqueued_at = int_column(6),
-		.run_at = int_column(7),
-		.deadline = int_column(8),
-		.unique_key = copy_column(9, TEXTOID, memory),
-		.group_key = copy_column(10, TEXTOID, memory),
-		.tenant = copy_column(11, UUIDOID, memory),
-		.claims = copy_column(12, JSONBOID, memory),
-	};
-}
-
-static Datum
-skipped_ids(void)
-{
-	Datum ids[lengthof(skipped)];
-
-	for (int i = 0; i < skip_count; i++)
-		ids[i] = Int64GetDatum(skipped[i]);
-	return PointerGetDatum(construct_array(ids, skip_count, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
 
 GnTake
 gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
@@ -371,11 +269,12 @@ gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *jo
 		" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < "
 		"j.id))" TAKE_ORDER,
 		TEXTOID, INT8ARRAYOID);
-	Datum values[2] = {CStringGetTextDatum(queue), skipped_ids()};
+	Datum values[2] = {CStringGetTextDatum(queue), gn_row_ids(skipped, skip_count)};
 
 	if (gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) == 0)
 		return GN_TAKE_NONE;
-	read_job(queue, memory, job);
+	gn_row_job(0, queue, memory, job);
+	job->cancelled = gn_row_int(0, GN_ROW_COLUMN_COUNT + 1) != 0;
 	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, true))
 	{
 		if (skip_count == lengthof(skipped))
@@ -422,11 +321,11 @@ finish(const GnJob *job, const char *state, TimestampTz started_at,
 		"started_at,"
 		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
 		"tenant_id,"
-		" result, last_error, attempts)"
+		" result, last_error, attempts, worker)"
 		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
 		"max_attempts, failures, $4,"
-		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts "
-		"FROM gone",
+		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts, "
+		"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
 	Datum values[6];
 	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
@@ -450,7 +349,7 @@ gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finishe
 void
 gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 {
-	finish(job, "cancelled", 0, finished_at, NULL, reason);
+	finish(job, "cancelled", job->leased_at, finished_at, NULL, reason);
 }
 
 #define ATTEMPT_ENTRY                                                                  \
@@ -458,11 +357,18 @@ gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 	"+ 1, "                                                                            \
 	"'started_at', $2::pg_catalog.timestamptz, 'failed_at', "                          \
 	"$3::pg_catalog.timestamptz, "                                                     \
-	"'error', $4::pg_catalog.text))"
+	"'error', $4::pg_catalog.text, 'worker', CASE WHEN leased_at IS NULL THEN "        \
+	"'executor' ELSE worker END))"
 /* The last 25 attempts are enough to see what goes wrong. */
 #define ATTEMPTS                                                                       \
 	"CASE WHEN pg_catalog.jsonb_array_length(attempts) < 25 THEN attempts ELSE "       \
 	"attempts - 0 END || " ATTEMPT_ENTRY
+
+/* Nobody has the job any more. Of a lease that lapsed the number stays, and with it the
+ * right to settle what nobody else has begun. */
+#define NO_LEASE                                                                       \
+	"lease_id = nullif($6, 0), lease_until = NULL, leased_at = NULL, slot = NULL, "    \
+	"worker = NULL, progress = NULL"
 
 void
 gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
@@ -471,11 +377,15 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 	static GnQuery retry =
 		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, failures "
 				 "= failures + 1,"
-				 " last_error = $4, attempts = " ATTEMPTS " WHERE id = $1",
-				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID);
-	static GnQuery snooze = GN_QUERY(
-		"UPDATE _grownext.queue_job SET ready = false, run_at = $2 WHERE id = $1",
-		INT8OID, TIMESTAMPTZOID);
+				 " last_error = $4, attempts = " ATTEMPTS ", " NO_LEASE
+				 " WHERE id = $1",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+				 INT8OID);
+	static GnQuery snooze =
+		GN_QUERY("UPDATE _grownext.queue_job SET ready = false, run_at = $5, " NO_LEASE
+				 " WHERE id = $1",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+				 INT8OID);
 	static GnQuery dead = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
 		" INSERT INTO _grownext.queue_dead (id, queue, enqueued_at, run_at, deadline, "
@@ -488,9 +398,12 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 		" unique_key, group_key, tenant_id, claims, payload, $4, " ATTEMPTS
 		" FROM gone",
 		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[5] = {Int64GetDatum(job->id), TimestampTzGetDatum(started_at),
-					   TimestampTzGetDatum(finished_at), CStringGetTextDatum(error),
-					   TimestampTzGetDatum(run_at)};
+	Datum values[6] = {Int64GetDatum(job->id),
+					   TimestampTzGetDatum(started_at),
+					   TimestampTzGetDatum(finished_at),
+					   CStringGetTextDatum(error),
+					   TimestampTzGetDatum(run_at),
+					   Int64GetDatum(job->lease_id)};
 
 	/* No row: a job that was run again, because its handler freed our lock, and is
 	 * over. */
@@ -500,7 +413,6 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 			(void) gn_spi_execute(&retry, values, NULL, false);
 			break;
 		case GN_FAILURE_SNOOZE:
-			values[1] = TimestampTzGetDatum(run_at);
 			(void) gn_spi_execute(&snooze, values, NULL, false);
 			break;
 		case GN_FAILURE_DEAD:

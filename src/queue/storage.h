@@ -30,8 +30,20 @@ typedef struct GnJob
 	const char *unique_key;
 	const char *group_key;
 	const pg_uuid_t *tenant;
-	Jsonb *claims; /* the enqueuer's, with tenant_id set to tenant; NULL: no context */
+	Jsonb *claims;  /* the enqueuer's, with tenant_id set to tenant; NULL: no context */
+	bool cancelled; /* somebody has asked to cancel it */
+	int64 lease_id; /* 0: none */
+	TimestampTz lease_until; /* 0: none, or it lapsed and was taken back */
+	TimestampTz leased_at;   /* when the attempt began; 0: none did */
+	int slot;                /* of the queue's, that the lease holds; 0: none */
 } GnJob;
+
+/* Why a job was cancelled. */
+#define GN_CANCELLED "cancelled by job_cancel()"
+#define GN_DEADLINE_PASSED "the deadline passed before the job could run"
+
+#define GN_MAX_ERROR 1000   /* bytes of a stored error */
+#define GN_MAX_RESULT 65536 /* bytes of a stored result */
 
 /* put: stores a new job and returns its id. */
 extern int64 gn_storage_put(const GnJob *job, bool ready);
@@ -92,8 +104,64 @@ typedef enum GnFailure
 	GN_FAILURE_SNOOZE, /* a retry that costs no attempt */
 	GN_FAILURE_DEAD
 } GnFailure;
+
+/* The job's lease_id is kept for those that may still settle it; 0: nobody may. */
 extern void
 gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 				TimestampTz finished_at, TimestampTz run_at, const char *error);
+
+/* Whether somebody has asked to cancel the job, under the latest snapshot. */
+extern bool gn_storage_cancelled(int64 id);
+
+/*
+ * lease: hands the first ready jobs of a queue to an outside worker, until the time
+ * given and in the order of their priority; they are made in the given memory. Their
+ * enqueuers' commits are on disk when it returns.
+ */
+typedef struct GnLease
+{
+	int64 id;
+	TimestampTz from;
+	TimestampTz until;
+	const char *worker; /* or NULL */
+} GnLease;
+extern int64 gn_storage_new_lease(void); /* a number that never comes again */
+extern int
+gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int count,
+				 const int *slots, MemoryContext memory, GnJob *jobs);
+
+/* Whether a fetch would find a job now. */
+extern bool gn_storage_fetchable(const char *queue, bool ordered);
+
+/* Marks those slots of 1 to limit that leases of the queue hold; how many leases hold
+ * none of them. */
+extern int gn_storage_leased_slots(const char *queue, int limit, bool *leased);
+
+/*
+ * pin: the jobs that still belong to these leases, in the order of their ids, locked
+ * until the transaction ends; palloc'd by SPI_palloc, without payload.
+ */
+extern int gn_storage_pin(Datum ids, Datum lease_ids, GnJob **jobs);
+
+/* settle: the outcome of many pinned jobs; results as jsonb[]. */
+extern void gn_storage_succeed_many(Datum ids, Datum results, TimestampTz finished_at);
+
+/* Lets leases last until then; which of them are held, those included that are being
+ * settled now. */
+extern int
+gn_storage_extend(Datum ids, Datum lease_ids, TimestampTz until, int64 **held);
+
+/* The queues of the jobs of leases; by SPI_palloc. */
+extern int gn_storage_leased_queues(Datum ids, Datum lease_ids, char ***queues);
+
+/* A leased job, without a lock and without payload; lease 0: whatever lease it is. */
+extern bool gn_storage_look(int64 id, int64 lease_id, GnJob *job);
+
+/* How far a leased job is; one that is being settled needs none. */
+extern void gn_storage_progress(int64 id, const Jsonb *progress);
+
+/* Jobs whose lease is over and that nobody settles now, locked; queue NULL: of all. */
+extern int
+gn_storage_lapsed(const char *queue, TimestampTz now, int most, GnJob **jobs);
 
 #endif

@@ -22,6 +22,9 @@ CREATE TABLE _grownext.queue_queue (
     handler_takes  text,
     run_as         name,
     handled_at     timestamptz,
+    sla_start_within interval, -- NULL: none
+    sla_target     double precision,
+    sla_window     interval,
     paused_at      timestamptz,
     created_at     timestamptz NOT NULL,
     CONSTRAINT queue_queue_pkey PRIMARY KEY (queue),
@@ -31,6 +34,10 @@ CREATE TABLE _grownext.queue_queue (
     CONSTRAINT queue_queue_backoff_chk CHECK (backoff_base > '0' AND backoff_cap >= backoff_base AND backoff_cap <= '30 days'),
     CONSTRAINT queue_queue_timeout_chk CHECK (timeout >= '1 millisecond' AND timeout <= '7 days'),
     CONSTRAINT queue_queue_retention_chk CHECK (retention >= '0' AND dead_retention >= '0'),
+    CONSTRAINT queue_queue_sla_chk CHECK (
+        (sla_start_within IS NULL) = (sla_target IS NULL) AND (sla_start_within IS NULL) = (sla_window IS NULL)
+        AND sla_start_within >= '1 millisecond' AND sla_start_within <= '7 days'
+        AND sla_target > 0 AND sla_target <= 1 AND sla_window >= '1 minute' AND sla_window <= '90 days'),
     CONSTRAINT queue_queue_handler_chk CHECK (
         (handler IS NULL) = (handler_takes IS NULL) AND (handler IS NULL) = (run_as IS NULL)
         AND (handler IS NULL) = (handled_at IS NULL) AND handler_takes IN ('payload', 'job'))
@@ -51,7 +58,8 @@ COMMENT ON TABLE _grownext.queue_grant IS 'Rights of roles on queues, beside ser
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_grant', '');
 
 -- Jobs that have no outcome yet. A row that an executor runs is locked, not marked:
--- the lock ends with the executor's transaction, however that ends.
+-- the lock ends with the executor's transaction, however that ends. A worker outside
+-- has a lease, which is written down and ends at its time.
 CREATE SEQUENCE _grownext.queue_job_id AS bigint CACHE 1;
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job_id', '');
 
@@ -72,14 +80,39 @@ CREATE TABLE _grownext.queue_job (
     payload      jsonb       NOT NULL,
     last_error   text,
     attempts     jsonb       NOT NULL DEFAULT '[]',
-    CONSTRAINT queue_job_pkey PRIMARY KEY (id)
+    lease_id     bigint,      -- the last one; kept when it lapsed, until the job is handed out again
+    lease_until  timestamptz, -- NULL: no outside worker has the job
+    leased_at    timestamptz,
+    slot         int,         -- of a queue with a concurrency
+    worker       text,
+    progress     jsonb,
+    CONSTRAINT queue_job_pkey PRIMARY KEY (id),
+    CONSTRAINT queue_job_lease_chk CHECK (
+        (lease_until IS NULL) = (leased_at IS NULL)
+        AND (lease_until IS NULL OR (lease_id IS NOT NULL AND NOT ready))
+        AND (lease_until IS NOT NULL OR (slot IS NULL AND worker IS NULL AND progress IS NULL)))
 );
 CREATE INDEX queue_job_ready_idx ON _grownext.queue_job (queue, priority, id) WHERE ready;
-CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready;
+CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready AND lease_until IS NULL;
+CREATE INDEX queue_job_lease_idx ON _grownext.queue_job (queue, lease_until) WHERE lease_until IS NOT NULL;
 CREATE UNIQUE INDEX queue_job_unique_key_idx ON _grownext.queue_job (queue, unique_key) WHERE unique_key IS NOT NULL;
 CREATE INDEX queue_job_group_idx ON _grownext.queue_job (queue, group_key, id) WHERE group_key IS NOT NULL;
 COMMENT ON TABLE _grownext.queue_job IS 'Jobs without an outcome: ready, scheduled, running.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_job', '');
+
+-- Numbers of leases; src/queue/storage_lease.c adds what makes them unique for ever.
+CREATE SEQUENCE _grownext.queue_lease_id AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_lease_id', '');
+
+-- Running jobs that somebody wants to end. Whoever has the job finds the mark; no
+-- foreign key, for its row is locked while it runs.
+CREATE TABLE _grownext.queue_cancel (
+    job_id       bigint      NOT NULL,
+    requested_at timestamptz NOT NULL,
+    CONSTRAINT queue_cancel_pkey PRIMARY KEY (job_id)
+);
+COMMENT ON TABLE _grownext.queue_cancel IS 'Jobs that were cancelled while they ran and have not ended yet.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_cancel', '');
 
 CREATE TABLE _grownext.queue_done (
     id           bigint      NOT NULL,
@@ -99,6 +132,7 @@ CREATE TABLE _grownext.queue_done (
     result       jsonb,
     last_error   text,
     attempts     jsonb       NOT NULL,
+    worker       text, -- of the last attempt, by its own name; NULL: an executor, or it has none
     CONSTRAINT queue_done_pkey PRIMARY KEY (id),
     CONSTRAINT queue_done_state_chk CHECK (state IN ('succeeded', 'cancelled'))
 );
@@ -148,10 +182,44 @@ CREATE TABLE _grownext.queue_total (
     enqueued  bigint NOT NULL DEFAULT 0,
     succeeded bigint NOT NULL DEFAULT 0,
     failed    bigint NOT NULL DEFAULT 0,
+    missed    bigint NOT NULL DEFAULT 0,
     CONSTRAINT queue_total_pkey PRIMARY KEY (queue)
 );
 COMMENT ON TABLE _grownext.queue_total IS 'Per queue, what the totals counted and the tables no longer hold.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_total', '');
+
+-- What happened in each queue: by the minute, and after two days by the hour. Rows of
+-- different terms of an SLA do not mix. Histograms are those of src/queue/histogram.h.
+CREATE TABLE _grownext.queue_history (
+    queue            text COLLATE "C" NOT NULL,
+    at               timestamptz NOT NULL, -- begin of the minute or hour
+    seconds          int      NOT NULL,
+    sla_start_within interval NOT NULL, -- what within and late are about; 0: no SLA
+    enqueued         bigint   NOT NULL,
+    started          bigint   NOT NULL, -- attempts
+    succeeded        bigint   NOT NULL,
+    failed           bigint   NOT NULL, -- attempts
+    dead             bigint   NOT NULL,
+    deadlines_missed bigint   NOT NULL, -- of jobs that were over then
+    within           bigint   NOT NULL,
+    late             bigint   NOT NULL,
+    wait             bigint[],
+    run              bigint[],
+    CONSTRAINT queue_history_pkey PRIMARY KEY (queue, at, seconds, sla_start_within),
+    CONSTRAINT queue_history_seconds_chk CHECK (seconds IN (60, 3600))
+);
+CREATE INDEX queue_history_at_idx ON _grownext.queue_history (seconds, at);
+COMMENT ON TABLE _grownext.queue_history IS 'Counts and times per queue, by the minute for two days and by the hour for ninety.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_history', '');
+
+-- Queues that miss their SLA now.
+CREATE TABLE _grownext.queue_sla_miss (
+    queue     text COLLATE "C" NOT NULL,
+    missed_at timestamptz NOT NULL,
+    CONSTRAINT queue_sla_miss_pkey PRIMARY KEY (queue)
+);
+COMMENT ON TABLE _grownext.queue_sla_miss IS 'Queues that miss their SLA, and since when: an event was sent.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_sla_miss', '');
 
 -- A route needs its queue. Core stands left of this component, so the constraint is
 -- ours; being a foreign key it also puts queues before routes when a dump is restored.
@@ -182,6 +250,7 @@ CREATE TYPE grownext.job_state AS (
     queue        text,
     state        text,
     attempt      int,
+    progress     jsonb,
     result       jsonb,
     last_error   text,
     attempts     jsonb,
@@ -194,7 +263,10 @@ CREATE TYPE grownext.job_state AS (
     run_at       timestamptz,
     started_at   timestamptz,
     finished_at  timestamptz,
-    deadline     timestamptz
+    deadline     timestamptz,
+    deadline_missed boolean,
+    worker       text,
+    lease_until  timestamptz
 );
 COMMENT ON TYPE grownext.job_state IS 'Where a job stands: scheduled, ready, running, succeeded, dead or cancelled.';
 
@@ -212,6 +284,28 @@ CREATE TYPE grownext.queue_state AS (
     wait_p99_ms      double precision,
     run_p50_ms       double precision,
     run_p99_ms       double precision,
-    paused           boolean
+    sla_target       double precision,
+    sla_attained     double precision,
+    paused           boolean,
+    deadlines_missed bigint
 );
 COMMENT ON TYPE grownext.queue_state IS 'Figures of one queue.';
+
+CREATE TYPE grownext.queue_period AS (
+    queue            text,
+    at               timestamptz,
+    enqueued         bigint,
+    started          bigint,
+    succeeded        bigint,
+    failed           bigint,
+    dead             bigint,
+    deadlines_missed bigint,
+    wait_p50_ms      double precision,
+    wait_p99_ms      double precision,
+    run_p50_ms       double precision,
+    run_p99_ms       double precision,
+    sla_within       bigint,
+    sla_late         bigint,
+    sla_attained     double precision
+);
+COMMENT ON TYPE grownext.queue_period IS 'What happened in a queue in a span of time.';

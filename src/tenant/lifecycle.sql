@@ -181,6 +181,7 @@ BEGIN
         UPDATE _grownext.tenant_tenant AS t SET state = 'purging', updated_at = _grownext.core_now() WHERE t.id = tenant_purge.tenant_id;
         PERFORM _grownext.tenant_record('tenant.purge_started', 'tenant:' || tenant_id, tenant_id, before, _grownext.tenant_json(tenant_id));
     END IF;
+    PERFORM _grownext.schedule_drop_tenant(tenant_id); -- what they enqueue would go on about it
     IF NOT _grownext.tenant_purge_application(tenant_id) THEN
         RETURN false;
     END IF;

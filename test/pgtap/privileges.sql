@@ -21,12 +21,12 @@ END
 $$;
 
 -- NULL comes from a subquery: of a STRICT function with a constant NULL nothing is left
--- to refuse after planning.
+-- to refuse after planning. CALL takes no subquery, and plans nothing.
 CREATE TEMP TABLE target AS
 SELECT 'function' AS kind, p.oid, p.oid::regprocedure::text AS name,
        CASE WHEN EXISTS (SELECT FROM unnest(p.proargtypes) AS a JOIN pg_type AS t ON t.oid = a WHERE t.typtype = 'p') THEN NULL
             ELSE format(CASE p.prokind WHEN 'p' THEN 'CALL %I.%I(%s)' ELSE 'SELECT %I.%I(%s)' END, n.nspname, p.proname,
-                   (SELECT string_agg(format('(SELECT NULL::%s)', format_type(a.type, NULL)), ', ' ORDER BY a.place)
+                   (SELECT string_agg(format(CASE p.prokind WHEN 'p' THEN 'NULL::%s' ELSE '(SELECT NULL::%s)' END, format_type(a.type, NULL)), ', ' ORDER BY a.place)
                       FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, place))) END AS statement
   FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
  WHERE n.nspname IN ('grownext', '_grownext', 'grownext_api')

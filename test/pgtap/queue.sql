@@ -128,6 +128,40 @@ SELECT is(pg_temp.as_role('regress_producer', 'SELECT count(*) FROM grownext.dea
 SELECT is(pg_temp.as_role('regress_monitor', 'SELECT count(*) FROM grownext.dead_letter'), '42501', 'nor does a monitor: they hold payloads');
 SELECT is(pg_temp.as_role('regress_monitor', $$SELECT ready > 0 FROM grownext.queue_stats('mail')$$), 'true', 'a monitor reads figures');
 SELECT is(pg_temp.as_role('regress_monitor', $$SELECT count(*) FROM grownext.queue WHERE queue IN ('mail', 'other')$$), '2', 'and definitions');
+SELECT is(pg_temp.as_role('regress_monitor', $$SELECT count(*) FROM grownext.queue_history('mail')$$), '61', 'and the history, an hour by the minute')
+ WHERE extract(second FROM now()) <> 0;
+SELECT is(pg_temp.as_role('regress_producer', $$SELECT count(*) FROM grownext.queue_history('mail')$$), '42501', 'a producer does not');
+SELECT throws_ok($$SELECT grownext.queue_history('none')$$, '42704', 'queue "none" does not exist', 'of a queue that there is');
+SELECT throws_ok($$SELECT grownext.queue_history(NULL)$$, '22004', NULL, 'which is named');
+SELECT throws_ok(format($$SELECT grownext.queue_history('mail', bucket => %L)$$, b), '22023', 'bucket must be whole minutes, from 1 minute to 90 days', 'not by ' || b)
+  FROM unnest('{0,-1 minute,90 seconds,1 month,91 days,1000000 years}'::text[]) AS b;
+SELECT throws_ok($$SELECT grownext.queue_history('mail', bucket => NULL)$$, '22004', NULL, 'nor by nothing');
+SELECT throws_ok($$SELECT grownext.queue_history('mail', 'infinity')$$, '22023', NULL, 'not since infinity');
+SELECT throws_ok($$SELECT grownext.queue_history('mail', '-infinity')$$, '22023', NULL, 'nor since for ever');
+SELECT throws_ok($$SELECT grownext.queue_history('mail', now(), now() - interval '1 day')$$, '22023', NULL, 'nor backwards');
+SELECT throws_ok($$SELECT grownext.queue_history('mail', now() - interval '10 days')$$, '54000', NULL, 'at most ten thousand buckets');
+SELECT is((SELECT count(*) FROM grownext.queue_history('mail', now() - interval '10 days', bucket => '1 day')) IN (10, 11), true, 'ten days by the day');
+SELECT lives_ok($$SELECT _grownext.queue_store_definition('sla', '{"sla": {"start_within": "5 seconds", "target": 0.99}}')$$, 'a queue with an SLA');
+SELECT is((SELECT (sla_start_within, sla_target, sla_window)::text FROM grownext.queue WHERE queue = 'sla'), '(00:00:05,0.99,"1 day")', 'has its terms');
+SELECT is((SELECT (sla_target, sla_attained)::text FROM grownext.queue_stats('sla')), '(0.99,)', 'and has attained nothing yet');
+SELECT throws_ok(format($$SELECT grownext.queue_define('sla', jsonb_build_object('sla', %L::jsonb))$$, o), c, NULL, 'no SLA: ' || o)
+  FROM (VALUES ('{}', '22023'), ('{"target": 0.9}', '22023'), ('{"start_within": "5 s", "target": 0.9, "within": "5 s"}', '22023'),
+               ('{"start_within": "5 s", "target": 0}', '22023'), ('{"start_within": "5 s", "target": 1.1}', '22023'),
+               ('{"start_within": "8 days", "target": 0.9}', '22023'), ('{"start_within": "0", "target": 0.9}', '22023'),
+               ('{"start_within": "5 s", "target": "0.9"}', '22023'), ('{"start_within": "5 s", "target": 0.9, "window": "91 days"}', '22023'),
+               ('{"start_within": "soon", "target": 0.9}', '22007'), ('"99 %"', '22023'), ('null', '22023')) AS v (o, c);
+
+-- Histograms ---------------------------------------------------------------------------
+
+SELECT is(_grownext.queue_histogram_add('[2:3]={1,2}', '[5:6]={3,4}'), '[2:6]={1,2,0,3,4}', 'histograms add up by bucket');
+SELECT is((SELECT _grownext.queue_histogram_sum(h) FROM (VALUES ('[2:2]={1}'::bigint[]), (NULL), ('[2:2]={4}')) AS v (h)), '[2:2]={5}', 'any number of them');
+SELECT is(_grownext.queue_percentile('[0:0]={10}', 0.5), 0.032::float8, 'a percentile is in milliseconds');
+SELECT is(_grownext.queue_percentile('[0:1]={1,99}', 0.0)::numeric, 0::numeric, 'the least');
+SELECT is(_grownext.queue_percentile('[1:1]={4}', 1), 0.072::float8, 'the most');
+SELECT is(_grownext.queue_percentile('[1:2]={0,0}', 0.5), NULL, 'of nothing there is none');
+SELECT throws_ok(format('SELECT _grownext.queue_percentile(%L, 0.5)', h), '22023', 'malformed histogram', 'refused: ' || h)
+  FROM unnest(ARRAY['{}', '{NULL}', '{{1}}', '[-1:0]={1,1}', '[280:282]={1,1,1}']) AS h;
+
 SELECT is(grownext.current_job(), NULL, 'there is no current job outside of one');
 
 -- Revoked ------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ $node->safe_psql('postgres', <<"SQL");
 INSERT INTO _grownext.tenant_tenant (id, slug, name, created_at, updated_at)
 SELECT ('ad000000-0000-4000-8000-' || lpad(to_hex(g), 12, '0'))::uuid, 'many-' || g, 'Many', now(), now() FROM generate_series(1, 100000) AS g;
 INSERT INTO _grownext.entitlement_override (tenant_id, feature_id, effect, setting, value, valid_from, created_at)
-SELECT ('ad000000-0000-4000-8000-' || lpad(to_hex(g), 12, '0'))::uuid, f.id, 'set', ROW(true, NULL, NULL, NULL, NULL, NULL)::_grownext.entitlement_setting, 'true', now(), now()
+SELECT ('ad000000-0000-4000-8000-' || lpad(to_hex(g), 12, '0'))::uuid, f.id, 'set', ROW(true, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::_grownext.entitlement_setting, 'true', now(), now()
   FROM generate_series(3, 100000, 3) AS g, _grownext.entitlement_feature AS f WHERE f.feature = 'export';
 ANALYZE _grownext.tenant_tenant, _grownext.entitlement_override;
 SQL

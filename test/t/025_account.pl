@@ -38,7 +38,8 @@ sub unbase32
 	return pack('B*', substr($bits, 0, 8 * int(length($bits) / 8)));
 }
 
-# code(SECRET, STEPS): what an authenticator shows so many steps from now (RFC 6238)
+# code(SECRET, STEPS): what an authenticator shows so many steps from now (RFC 6238); of
+# this step or the next, which stay good when one begins meanwhile
 sub code
 {
 	my ($secret, $steps) = @_;
@@ -95,7 +96,7 @@ is($link[0], $link[1], 'who delivers a link gets its token');
 my $session = $link[2];
 like($session, qr/^[0-9a-f-]{36}$/, 'it makes a session');
 my $factor = decode_json($node->safe_psql('app', "SELECT grownext.totp_enroll('$ann')"));
-my $used = code($factor->{secret}, -1);
+my $used = code($factor->{secret}, 0);
 is($node->safe_psql('app', "SELECT grownext.totp_verify('$ann', '$used')"), 't', 'a code activates a factor');
 my @recovery = split(/\n/, $node->safe_psql('app', <<SQL));
 SELECT codes[3] FROM (SELECT grownext.totp_recovery_codes('$ann') AS codes) AS c;
@@ -156,7 +157,7 @@ $node->command_ok([ 'pg_dump', '-Fc', '-f', "$dump.c", $node->connstr('app') ], 
 $node->safe_psql('postgres', 'CREATE DATABASE copy');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('copy'), "$dump.c" ], 'pg_restore');
 is($node->safe_psql('copy', "SELECT grownext.login_link_redeem('$open') ->> 'token_type'"), 'Bearer', 'a link is good in a restored database');
-is($node->safe_psql('copy', "SELECT grownext.totp_verify('$ann', '" . code($factor->{secret}, 0) . "')"), 't', 'so is a factor');
+is($node->safe_psql('copy', "SELECT grownext.totp_verify('$ann', '" . code($factor->{secret}, 1) . "')"), 't', 'so is a factor');
 is($node->safe_psql('copy', "SELECT state || recovery_codes FROM grownext.totp_factor"), 'active9', 'with its recovery codes');
 
 $node->restart;

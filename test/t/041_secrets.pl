@@ -497,7 +497,7 @@ my %harmless = map { $_ => 1 } (
 	'api_key_revoke', 'login_link_deliver', 'totp_disable', # named by id
 	'usage_consume', 'usage_require', 'usage_return', 'audit_append', 'enqueue', 'enqueue_many', # idempotency and job keys
 	'session_revoke', 'session_revoke_all', 'billing_customer_link', # named by id
-	'credit_grant', 'usage_reserve', # idempotency keys
+	'credit_grant', 'usage_record', 'usage_reserve', # idempotency keys
 );
 my $named = join(',', map { "'$_'" } map { $_->{function} } @steps);
 my $missing = $node->safe_psql('app', <<SQL);
