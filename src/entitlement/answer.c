@@ -29,6 +29,7 @@ entitlement_init(void)
 	gn_record_init();
 	gn_plan_init();
 	gn_claims_init();
+	gn_soft_init();
 }
 
 const GnComponent gn_entitlement_component = {
@@ -157,6 +158,35 @@ answer_feature(const GnQuestion *question, const GnRecord *record,
 	MemoryContextSwitchTo(caller);
 }
 
+static GnAnswer *
+answer_one(const GnRecord *record, const GnCatalogue *catalogue,
+		   const GnQuestion *question, MemoryContext memory)
+{
+	GnAnswer *answer = MemoryContextAllocZero(memory, sizeof(GnAnswer));
+
+	answer_feature(question, record,
+				   gn_catalogue_find(catalogue, question->feature,
+									 strlen(question->feature)),
+				   memory, answer);
+	return answer;
+}
+
+GnAnswer *
+gn_entitlement_answer_cached(const GnQuestion *question, MemoryContext memory)
+{
+	const GnCatalogue *catalogue;
+	const GnRecord *record;
+
+	if (question->as_of)
+		return NULL;
+	gn_cache_catch_up();
+	record = gn_record_remembered(&question->tenant, question->user);
+	catalogue = gn_catalogue_cached();
+	if (record == NULL || catalogue == NULL)
+		return NULL;
+	return answer_one(record, catalogue, question, memory);
+}
+
 GnAnswer *
 gn_entitlement_answer(const GnQuestion *question, bool with_usage, MemoryContext memory,
 					  int *count)
@@ -177,14 +207,11 @@ gn_entitlement_answer_from(const GnRecord *record, const GnQuestion *question,
 	GnAnswer *answers;
 
 	*count = question->feature ? 1 : Min(record->count, catalogue->count);
-	answers = MemoryContextAllocZero(memory, (*count + 1) * sizeof(GnAnswer));
 	if (question->feature)
-		answer_feature(question, record,
-					   gn_catalogue_find(catalogue, question->feature,
-										 strlen(question->feature)),
-					   memory, &answers[0]);
+		answers = answer_one(record, catalogue, question, memory);
 	else
 	{
+		answers = MemoryContextAllocZero(memory, (*count + 1) * sizeof(GnAnswer));
 		for (int i = 0; i < *count; i++)
 			answer_feature(question, record, &catalogue->features[i], memory,
 						   &answers[i]);

@@ -5,14 +5,14 @@
  * The tier of the feature says how a counter is kept. The strict one, here, is one row:
  * a consume that finds room writes it, waiting for whoever holds it and judging by what
  * that one left, so the sum of all grants never exceeds the quota and a denial means
- *that the quota was used up. The escrow tier (escrow.c) spreads the room over rows of
- *which a consume needs one; the soft tier (soft.c) writes events that are counted
- *later. Whatever an earlier tier left is gathered into row 0 before a strict consume
+ * that the quota was used up. The escrow tier (escrow.c) spreads the room over rows of
+ * which a consume needs one; the soft tier (soft.c) writes events that are counted
+ * later. Whatever an earlier tier left is gathered into row 0 before a strict consume
  *counts.
  *
  * Waiting may take long, and meanwhile the right may have ended. The change marker
- *tells: has anything that the answer rests on changed, nothing is written and the
- *question is asked again.
+ * tells: has anything that the answer rests on changed, nothing is written and the
+ * question is asked again.
  *
  * Lock order: row 0, then shards by number, then events. A transaction that counts
  *twice in an escrow counter may hold a shard out of that order: it can end in 40P01.
@@ -86,17 +86,27 @@ gn_counter_fold_events(const GnCounter *counter)
 {
 	static GnQuery query = GN_QUERY(
 		"WITH gone AS (DELETE FROM _grownext.entitlement_usage_event"
-		" WHERE " GN_COUNTER_KEY " RETURNING tenant_id, feature_id, period, "
-		"period_start, at, amount, operation),"
-		" noted AS (INSERT INTO _grownext.entitlement_ledger SELECT * FROM gone)"
+		" WHERE " GN_COUNTER_KEY " RETURNING at, amount),"
+		" slot AS (SELECT date_bin('15 minutes', at, '2000-01-01 00:00Z') AS start,"
+		" sum(amount) AS amount FROM gone GROUP BY 1 ORDER BY 1),"
+		" noted AS (INSERT INTO _grownext.entitlement_usage_slot AS s"
+		" (tenant_id, feature_id, period_start, period, slot_start, amount)"
+		" SELECT $1, $2, $3, $4, start, amount FROM slot"
+		" ON CONFLICT ON CONSTRAINT entitlement_usage_slot_pkey"
+		" DO UPDATE SET amount = s.amount + EXCLUDED.amount)"
 		" SELECT coalesce(sum(amount), 0)::bigint FROM gone",
 		UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
 	Datum values[4];
 	bool isnull;
+	int64 units;
+	GnSpi spi;
 
 	gn_counter_name(counter, values);
+	gn_spi_begin(&spi);
 	gn_spi_execute(&query, values, NULL, false);
-	return DatumGetInt64(gn_usage_column(1, &isnull));
+	units = DatumGetInt64(gn_usage_column(1, &isnull));
+	gn_spi_end(&spi);
+	return units;
 }
 
 /* The strict tier ---------------------------------------------------------- */
@@ -146,6 +156,7 @@ note_wait(const GnChange *change, GnCounterRow *row)
 	Datum values[3] = {UUIDPGetDatum(&change->counter.tenant),
 					   Int32GetDatum(change->counter.feature),
 					   TimestampTzGetDatum(now)};
+	GnSpi spi;
 
 	if (row->waits_since == 0 || now < row->waits_since ||
 		now - row->waits_since >= USECS_PER_MINUTE)
@@ -153,8 +164,11 @@ note_wait(const GnChange *change, GnCounterRow *row)
 		row->waits_since = now;
 		row->waits = 0;
 	}
-	if (++row->waits == HOT_WAITS)
-		gn_spi_execute(&query, values, NULL, false);
+	if (++row->waits != HOT_WAITS)
+		return;
+	gn_spi_begin(&spi);
+	gn_spi_execute(&query, values, NULL, false);
+	gn_spi_end(&spi);
 }
 
 /* Writes the change into row 0; false: it is not the newest, or somebody is at it. */
@@ -162,8 +176,10 @@ static bool
 write_change(GnCounterTable *table, GnChange *change, const GnCounterRow *row)
 {
 	GnCounterRow next = *row;
+	GnSpill spill;
 
 	next.used = change->absolute ? change->amount : row->used + change->amount;
+	spill = gn_slot_add(&next, next.used - row->used, change->at);
 	gn_change_set_quota(change, &next);
 	change->fired_from = change->fired_to = next.fired;
 	if (next.used > row->used || change->folds)
@@ -172,7 +188,7 @@ write_change(GnCounterTable *table, GnChange *change, const GnCounterRow *row)
 		note_wait(change, &next);
 	if (!gn_counter_row_write(table, &change->counter, &next))
 		return false;
-	change->counted = next.used - row->used;
+	gn_slot_spill(&change->counter, 0, spill);
 	gn_change_describe(change, &next, next.used);
 	return true;
 }
@@ -229,6 +245,8 @@ change_counter(GnCounterTable *table, GnChange *change)
 
 	if (change->feature.tier == GN_TIER_SOFT && change->amount > 0 && !exactly)
 		return gn_soft_add(table, change);
+	if (change->feature.tier == GN_TIER_SOFT)
+		gn_soft_forget(&change->counter);
 	if (change->feature.tier == GN_TIER_ESCROW && !exactly)
 		return gn_escrow_change(table, change);
 	return change_row(table, change);
@@ -250,9 +268,6 @@ run(GnChange *change)
 	gn_counter_close(&table);
 	if (count != GN_COUNT_DONE)
 		return count;
-	if (change->counted != 0)
-		gn_ledger_append(&change->counter, change->operation, change->counted,
-						 change->at);
 	if (change->fired_to > change->fired_from)
 		gn_threshold_tell(change);
 	return count;
@@ -288,11 +303,13 @@ read_total(const GnCounter *counter, bool read_only)
 	Datum values[4];
 	bool isnull;
 	int64 total;
+	GnSpi spi;
 
 	gn_counter_name(counter, values);
+	gn_spi_begin(&spi);
 	gn_spi_execute(&query, values, NULL, read_only);
 	total = DatumGetInt64(gn_usage_column(1, &isnull));
-	SPI_freetuptable(SPI_tuptable);
+	gn_spi_end(&spi);
 	return total;
 }
 
@@ -309,15 +326,13 @@ gn_counter_seen(const GnCounter *counter)
 }
 
 GnCount
-gn_counter_add(const GnAnswer *answer, const char *operation, int64 amount,
-			   TimestampTz at, int64 *used)
+gn_counter_add(const GnAnswer *answer, int64 amount, TimestampTz at, int64 *used)
 {
 	const GnSetting *setting = &answer->decision.setting;
 	GnChange change = {
 		.counter = gn_counter_of(answer),
 		.feature = *answer->known,
 		.answer = answer,
-		.operation = operation,
 		.amount = amount,
 		.limit = setting->unlimited || setting->soft ? PG_INT64_MAX : setting->quota,
 		.at = at,
@@ -337,7 +352,6 @@ gn_counter_record(const GnAnswer *answer, bool as_of, int64 amount, TimestampTz 
 		.feature = *answer->known,
 		.answer = answer,
 		.keeps_quota = as_of,
-		.operation = "record",
 		.amount = amount,
 		.limit = PG_INT64_MAX,
 		.at = at,
@@ -359,7 +373,6 @@ gn_counter_set(const GnAnswer *answer, int64 used, TimestampTz at,
 		.counter = gn_counter_of(answer),
 		.feature = *answer->known,
 		.answer = answer,
-		.operation = "set",
 		.amount = used,
 		.absolute = true,
 		.at = at,
@@ -371,13 +384,12 @@ gn_counter_set(const GnAnswer *answer, int64 used, TimestampTz at,
 }
 
 bool
-gn_counter_give_back(const GnCounter *counter, const char *operation, int64 amount,
-					 TimestampTz at, GnCounterState *state)
+gn_counter_give_back(const GnCounter *counter, int64 amount, TimestampTz at,
+					 GnCounterState *state)
 {
 	GnChange change = {
 		.counter = *counter,
 		.feature = gn_catalogue()->features[counter->feature],
-		.operation = operation,
 		.amount = -amount,
 		.at = at,
 	};
@@ -399,7 +411,6 @@ gn_entitlement_usage_fold(PG_FUNCTION_ARGS)
 		.counter = {.tenant = *PG_GETARG_UUID_P(0),
 					.feature = PG_GETARG_INT32(1),
 					.start = PG_GETARG_TIMESTAMPTZ(2)},
-		.operation = "fold",
 		.folds = true,
 	};
 	GnSpi spi;

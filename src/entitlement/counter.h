@@ -14,7 +14,6 @@ typedef struct GnChange
 	GnFeature feature;
 	const GnAnswer *answer; /* by whose right; NULL: whatever is entitled */
 	bool keeps_quota;       /* the answer is about another instant than now */
-	const char *operation;  /* the ledger's word */
 	int64 amount;           /* negative: gives back */
 	bool absolute;          /* amount is what the counter is to say */
 	bool folds;             /* what the soft tier left is to be counted */
@@ -22,7 +21,6 @@ typedef struct GnChange
 	TimestampTz at;
 	/* what becomes of it */
 	bool found;     /* there is such a counter: state is of meaning */
-	int64 counted;  /* what was added, for the ledger */
 	int fired_from; /* thresholds above this one, */
 	int fired_to;   /* and up to this one, were reached */
 	GnCounterState state;
@@ -47,6 +45,9 @@ extern int64 gn_counter_fold_events(const GnCounter *counter);
 /* The tiers. */
 extern GnCount gn_escrow_change(GnCounterTable *table, GnChange *change);
 extern GnCount gn_soft_add(GnCounterTable *table, GnChange *change);
+
+/* The counter changes in another way than by an event. */
+extern void gn_soft_forget(const GnCounter *counter);
 
 /* Notes in row 0, which is to be written, which thresholds a total reaches. */
 extern void gn_threshold_note(GnChange *change, GnCounterRow *row, int64 used);

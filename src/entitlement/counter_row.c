@@ -1,16 +1,16 @@
 /*
  * src/entitlement/counter_row.c
- *	  Rows of counters and the ledger, read and written without SPI.
+ *	  Rows of counters, and events of the soft tier, read and written without SPI.
  *
- * Counting is the hot path of metering: an index look-up, one heap-only update and one
- * heap insert. Going through the heap directly saves the executor, and it tells what an
+ * Counting is the hot path of metering: an index look-up and one heap-only update.
+ * Going through the heap directly saves the executor, and it tells what an
  * UPDATE hides: whether somebody else held the row when we came.
  *
  * A row is read as of the latest snapshot and written only if that version is still the
  * newest and free; otherwise it is locked, which waits and follows the row to its
- *newest version, as READ COMMITTED does. Under REPEATABLE READ and above a version that
- *the snapshot does not know raises 40001. The table has one index, the primary key, and
- *no column of it ever changes.
+ * newest version, as READ COMMITTED does. Under REPEATABLE READ and above a version
+ *that the snapshot does not know raises 40001. The table has one index, the primary
+ *key, and no column of it ever changes.
  */
 #include "postgres.h"
 
@@ -44,6 +44,8 @@ enum UsageColumn
 	USAGE_PERIOD_END,
 	USAGE_SHARD,
 	USAGE_USED,
+	USAGE_SLOT_USED,
+	USAGE_SLOT_START,
 	USAGE_QUOTA,
 	USAGE_ALLOWANCE,
 	USAGE_FIRED,
@@ -54,7 +56,7 @@ enum UsageColumn
 	USAGE_COLUMNS
 };
 
-#define LEDGER_COLUMNS 7
+#define EVENT_COLUMNS 6 /* of _grownext.entitlement_usage_event */
 
 /* A relation of ours; its lock is kept until the transaction ends. */
 static Oid
@@ -70,13 +72,14 @@ gn_counter_open(GnCounterTable *table)
 	PreventCommandIfParallelMode("metering");
 	table->heap = table_open(relation_id("entitlement_usage"), RowExclusiveLock);
 	table->index = index_open(relation_id("entitlement_usage_pkey"), RowExclusiveLock);
-	table->slot = table_slot_create(table->heap, NULL);
+	table->slot = NULL;
 }
 
 void
 gn_counter_close(GnCounterTable *table)
 {
-	ExecDropSingleTupleTableSlot(table->slot);
+	if (table->slot)
+		ExecDropSingleTupleTableSlot(table->slot);
 	index_close(table->index, NoLock);
 	table_close(table->heap, NoLock);
 }
@@ -88,6 +91,8 @@ unpack(const Datum *values, const bool *nulls, GnCounterRow *row)
 {
 	row->shard = DatumGetInt16(values[USAGE_SHARD]);
 	row->used = DatumGetInt64(values[USAGE_USED]);
+	row->slot_used = DatumGetInt64(values[USAGE_SLOT_USED]);
+	row->slot_start = DatumGetTimestampTz(values[USAGE_SLOT_START]);
 	row->allowance = DatumGetInt64(values[USAGE_ALLOWANCE]);
 	row->unlimited = nulls[USAGE_QUOTA];
 	row->quota = nulls[USAGE_QUOTA] ? 0 : DatumGetInt64(values[USAGE_QUOTA]);
@@ -195,7 +200,11 @@ gn_counter_row_make(const GnCounter *counter, int shard, TimestampTz end,
 					   TimestampTzGetDatum(end),
 					   Int64GetDatum(quota)};
 
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
 	gn_spi_execute(&query, values, unlimited ? "      n" : NULL, false);
+	gn_spi_end(&spi);
 }
 
 static void
@@ -212,6 +221,8 @@ lock_version(GnCounterTable *table, Snapshot snapshot, ItemPointer tid,
 	TM_FailureData failure;
 	uint8 flags = IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
 
+	if (table->slot == NULL)
+		table->slot = table_slot_create(table->heap, NULL);
 	return table_tuple_lock(table->heap, tid, snapshot, table->slot,
 							GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
 							flags, &failure);
@@ -263,6 +274,8 @@ pack(GnCounterTable *table, const GnCounter *counter, const GnCounterRow *row)
 		[USAGE_PERIOD_END] = TimestampTzGetDatum(row->end),
 		[USAGE_SHARD] = Int16GetDatum(row->shard),
 		[USAGE_USED] = Int64GetDatum(row->used),
+		[USAGE_SLOT_USED] = Int64GetDatum(row->slot_used),
+		[USAGE_SLOT_START] = TimestampTzGetDatum(row->slot_start),
 		[USAGE_QUOTA] = Int64GetDatum(row->quota),
 		[USAGE_ALLOWANCE] = Int64GetDatum(row->allowance),
 		[USAGE_FIRED] = Int16GetDatum(row->fired),
@@ -279,19 +292,17 @@ pack(GnCounterTable *table, const GnCounter *counter, const GnCounterRow *row)
 	return heap_form_tuple(RelationGetDescr(table->heap), values, nulls);
 }
 
-/* The new version is on another page than the one that the index knows. */
 static void
-index_version(GnCounterTable *table, HeapTuple tuple)
+index_row(Relation heap, Relation index, HeapTuple tuple, IndexUniqueCheck unique)
 {
-	IndexInfo *info = BuildIndexInfo(table->index);
+	IndexInfo *info = BuildIndexInfo(index);
 	Datum values[INDEX_MAX_KEYS];
 	bool nulls[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < info->ii_NumIndexAttrs; i++)
 		values[i] = heap_getattr(tuple, info->ii_IndexAttrNumbers[i],
-								 RelationGetDescr(table->heap), &nulls[i]);
-	index_insert(table->index, values, nulls, &tuple->t_self, table->heap,
-				 UNIQUE_CHECK_YES, false, info);
+								 RelationGetDescr(heap), &nulls[i]);
+	index_insert(index, values, nulls, &tuple->t_self, heap, unique, false, info);
 }
 
 bool
@@ -304,8 +315,9 @@ gn_counter_row_write(GnCounterTable *table, const GnCounter *counter, GnCounterR
 
 	if (result == TM_Ok)
 	{
+		/* the new version is on another page than the one that the index knows */
 		if (!HeapTupleIsHeapOnly(tuple))
-			index_version(table, tuple);
+			index_row(table->heap, table->index, tuple, UNIQUE_CHECK_YES);
 		row->tid = tuple->t_self;
 		CommandCounterIncrement(); /* what we wrote counts from now on */
 	}
@@ -315,26 +327,28 @@ gn_counter_row_write(GnCounterTable *table, const GnCounter *counter, GnCounterR
 	return result == TM_Ok;
 }
 
-/* The ledger --------------------------------------------------------------- */
-
 void
-gn_ledger_append(const GnCounter *counter, const char *operation, int64 amount,
-				 TimestampTz at)
+gn_counter_event_append(const GnCounter *counter, int64 amount, TimestampTz at)
 {
-	Relation ledger = table_open(relation_id("entitlement_ledger"), RowExclusiveLock);
-	Datum values[LEDGER_COLUMNS] = {
+	Relation heap =
+		table_open(relation_id("entitlement_usage_event"), RowExclusiveLock);
+	Relation index =
+		index_open(relation_id("entitlement_usage_event_idx"), RowExclusiveLock);
+	Datum values[EVENT_COLUMNS] = {
 		UUIDPGetDatum(&counter->tenant),
 		Int32GetDatum(counter->feature),
 		CStringGetTextDatum(gn_period_name(counter->period)),
 		TimestampTzGetDatum(counter->start),
 		TimestampTzGetDatum(at),
 		Int64GetDatum(amount),
-		CStringGetTextDatum(operation),
 	};
-	bool nulls[LEDGER_COLUMNS] = {0};
-	HeapTuple tuple = heap_form_tuple(RelationGetDescr(ledger), values, nulls);
+	bool nulls[EVENT_COLUMNS] = {0};
+	HeapTuple tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 
-	simple_heap_insert(ledger, tuple);
+	simple_heap_insert(heap, tuple);
+	index_row(heap, index, tuple, UNIQUE_CHECK_NO);
 	heap_freetuple(tuple);
-	table_close(ledger, NoLock);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	CommandCounterIncrement();
 }

@@ -1,5 +1,5 @@
-/* src/entitlement/counter_row.h -- rows of counters and the ledger, without SPI;
- * private to entitlement */
+/* src/entitlement/counter_row.h -- rows of counters and their slots; private to
+ * entitlement */
 #ifndef GN_COUNTER_ROW_H
 #define GN_COUNTER_ROW_H
 
@@ -19,6 +19,8 @@ typedef struct GnCounterRow
 	bool waited; /* somebody else held it when we came */
 	int shard;
 	int64 used;
+	int64 slot_used; /* of it, what was added in the slot that runs */
+	TimestampTz slot_start;
 	int64 allowance; /* shards: used never passes it */
 	bool unlimited;
 	int64 quota;
@@ -35,7 +37,7 @@ typedef struct GnCounterTable
 {
 	Relation heap;
 	Relation index;
-	TupleTableSlot *slot;
+	TupleTableSlot *slot; /* for locking; or NULL */
 } GnCounterTable;
 
 /* Refuses where nothing may be written, as the executor would. */
@@ -68,8 +70,24 @@ extern bool gn_counter_row_lock(GnCounterTable *table, const GnCounter *counter,
 extern bool gn_counter_row_write(GnCounterTable *table, const GnCounter *counter,
 								 GnCounterRow *row);
 
-/* One line of the ledger. */
-extern void gn_ledger_append(const GnCounter *counter, const char *operation,
-							 int64 amount, TimestampTz at);
+/* Writes down an event of the soft tier. */
+extern void
+gn_counter_event_append(const GnCounter *counter, int64 amount, TimestampTz at);
+
+/* Slots, the ledger: slot.c ------------------------------------------------- */
+
+/* What is to be added to a slot that is not the running one. */
+typedef struct GnSpill
+{
+	TimestampTz start;
+	int64 amount; /* 0: nothing */
+} GnSpill;
+
+/*
+ * Notes units in the running slot of a row that is to be written; what it returns is
+ * spilled once the row is written.
+ */
+extern GnSpill gn_slot_add(GnCounterRow *row, int64 units, TimestampTz at);
+extern void gn_slot_spill(const GnCounter *counter, int shard, GnSpill spill);
 
 #endif

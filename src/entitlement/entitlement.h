@@ -48,6 +48,13 @@ typedef struct GnAnswer
 extern GnAnswer *gn_entitlement_answer(const GnQuestion *question, bool with_usage,
 									   MemoryContext memory, int *count);
 
+/*
+ * About one feature, if all that takes is remembered, without SPI; NULL: it is not.
+ * Counters are not read. Anywhere.
+ */
+extern GnAnswer *
+gn_entitlement_answer_cached(const GnQuestion *question, MemoryContext memory);
+
 /* The same from a record that the caller compiled. */
 struct GnRecord;
 extern GnAnswer *

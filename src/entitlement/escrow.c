@@ -5,14 +5,14 @@
  * The counter is spread over shards. Each has an allowance, and all allowances sum to
  * what may be used at all, so whoever stays within the allowance of one shard needs no
  * other and cannot oversell. A consume takes any shard with room that nobody holds;
- *only if all of them are held it waits for one.
+ * only if all of them are held it waits for one.
  *
  * If no shard has room by itself, all are locked in order and what remains is spread
  * anew; the same is done for a new quota. So a denial is judged on the whole counter,
  * never on a shard. The allowances reach only up to the next threshold that has not
  * fired: whoever gets there does it under all locks, knows the exact total, and tells.
  *
- * Row 0 holds nothing then but the quota that the allowances were made for.
+ * Row 0 holds nothing then but the quota that the allowances were made for, and a slot.
  */
 #include "postgres.h"
 
@@ -45,12 +45,16 @@ shard_fits(const GnChange *change, const GnCounterRow *shard)
 }
 
 static bool
-write_shard(GnCounterTable *table, GnChange *change, const GnCounterRow *shard)
+write_shard(GnCounterTable *table, const GnChange *change, const GnCounterRow *shard)
 {
 	GnCounterRow next = *shard;
+	GnSpill spill = gn_slot_add(&next, change->amount, change->at);
 
 	next.used += change->amount;
-	return gn_counter_row_write(table, &change->counter, &next);
+	if (!gn_counter_row_write(table, &change->counter, &next))
+		return false;
+	gn_slot_spill(&change->counter, next.shard, spill);
+	return true;
 }
 
 /* How far the counter may be used until somebody has to look at all of it. */
@@ -120,6 +124,7 @@ change_all(GnCounterTable *table, GnChange *change)
 {
 	GnCounterRow *rows = palloc((GN_SHARDS_MAX + 1) * sizeof(GnCounterRow));
 	int count = lock_rows(table, change, rows);
+	GnSpill spill = {0};
 	int64 total;
 	bool fits;
 
@@ -137,12 +142,13 @@ change_all(GnCounterTable *table, GnChange *change)
 	if (fits)
 	{
 		total += change->amount;
-		change->counted = change->amount;
+		spill = gn_slot_add(&rows[0], change->amount, change->at);
 	}
 	change->fired_from = change->fired_to = rows[0].fired;
 	if (change->amount > 0 && fits)
 		gn_threshold_note(change, &rows[0], total);
 	spread(table, change, rows, count, total);
+	gn_slot_spill(&change->counter, 0, spill);
 	gn_change_describe(change, &rows[0], total);
 	return fits ? GN_COUNT_DONE : GN_COUNT_DENIED;
 }
@@ -213,7 +219,6 @@ gn_escrow_change(GnCounterTable *table, GnChange *change)
 			return change_all(table, change);
 		if (tried == TRIED_COUNTED || wait_for_shard(table, change, held))
 		{
-			change->counted = change->amount;
 			change->state.used = total + change->amount;
 			return GN_COUNT_DONE;
 		}

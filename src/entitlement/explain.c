@@ -240,6 +240,8 @@ append_answer(StringInfo json, const GnQuestion *question, const GnAnswer *answe
 		appendStringInfo(json, ", \"used\": " INT64_FORMAT, answer->used);
 		append_instant(json, "period_start", answer->period_start);
 		append_instant(json, "resets_at", answer->period_end);
+		if (answer->known->tier == GN_TIER_SOFT)
+			appendStringInfoString(json, ", \"approximate\": true");
 		if (answer->decision.pooled)
 			appendStringInfo(json, ", \"counted_at\": \"%s\"",
 							 gn_uuid_text(&answer->holder));

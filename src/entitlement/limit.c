@@ -185,7 +185,7 @@ take(const char *feature, const GnUnits *units)
 			}
 			refuse(answer, units, used);
 		}
-		switch (gn_counter_add(answer, "consume", units->change, gn_now(), &used))
+		switch (gn_counter_add(answer, units->change, gn_now(), &used))
 		{
 			case GN_COUNT_DONE:
 				return;
@@ -210,8 +210,7 @@ give_back(const GnFeature *feature, const GnUnits *units)
 	int64 amount = -units->change;
 
 	TIMESTAMP_NOBEGIN(counter.start);
-	while (amount > 0 &&
-		   !gn_counter_give_back(&counter, "return", amount, gn_now(), &state))
+	while (amount > 0 && !gn_counter_give_back(&counter, amount, gn_now(), &state))
 		amount = Min(amount, gn_counter_used(&counter));
 }
 

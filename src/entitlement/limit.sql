@@ -47,7 +47,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM _grownext.entitlement_limit_root(entitlement_gauge_put.feature_id)) THEN
         RETURN _grownext.entitlement_gauge_drop(feature_id);
     END IF;
-    -- the ledger, too, says what the counters say
+    -- the slots, too, say what the counters say
     WITH change AS MATERIALIZED (
         SELECT coalesce(u.tenant_id, c.tenant_id) AS tenant_id, coalesce(c.used, 0) AS used, coalesce(u.used, 0) AS before
           FROM (SELECT o.tenant_id, o.used FROM _grownext.entitlement_usage AS o
@@ -59,9 +59,11 @@ BEGIN
         INSERT INTO _grownext.entitlement_usage AS u (tenant_id, feature_id, period, period_start, period_end, used)
         SELECT c.tenant_id, entitlement_gauge_put.feature_id, 'never', '-infinity', 'infinity', c.used FROM change AS c ORDER BY c.tenant_id
         ON CONFLICT ON CONSTRAINT entitlement_usage_pkey DO UPDATE SET used = EXCLUDED.used
-    ), ledger AS (
-        INSERT INTO _grownext.entitlement_ledger (tenant_id, feature_id, period, period_start, at, amount, operation)
-        SELECT c.tenant_id, entitlement_gauge_put.feature_id, 'never', '-infinity', _grownext.core_now(), c.used - c.before, 'recount' FROM change AS c
+    ), slot AS (
+        INSERT INTO _grownext.entitlement_usage_slot AS s (tenant_id, feature_id, period, period_start, slot_start, amount)
+        SELECT c.tenant_id, entitlement_gauge_put.feature_id, 'never', '-infinity', date_bin('15 minutes', _grownext.core_now(), '2000-01-01 00:00Z'), c.used - c.before
+          FROM change AS c WHERE c.used <> c.before ORDER BY c.tenant_id
+        ON CONFLICT ON CONSTRAINT entitlement_usage_slot_pkey DO UPDATE SET amount = s.amount + EXCLUDED.amount
     )
     SELECT count(*) INTO changed FROM change;
     RETURN changed;
@@ -74,7 +76,6 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed bigint;
 BEGIN
-    DELETE FROM _grownext.entitlement_ledger AS l WHERE l.feature_id = entitlement_gauge_drop.feature_id AND l.period = 'never';
     DELETE FROM _grownext.entitlement_usage_slot AS s WHERE s.feature_id = entitlement_gauge_drop.feature_id AND s.period = 'never';
     DELETE FROM _grownext.entitlement_usage AS u WHERE u.feature_id = entitlement_gauge_drop.feature_id AND u.period = 'never';
     GET DIAGNOSTICS changed = ROW_COUNT;

@@ -51,12 +51,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_units(numeric) IS 'A sum of units, as far as it fits.';
 
--- All that was counted, by quarter of an hour: folded, not folded, burnt, not even
--- counted yet.
+-- All that was used, by quarter of an hour: finished slots, those that run, what was burnt,
+-- and what is not counted yet.
 CREATE OR REPLACE VIEW _grownext.entitlement_usage_history AS
     SELECT s.tenant_id, s.feature_id, s.period, s.period_start, s.slot_start, s.amount FROM _grownext.entitlement_usage_slot AS s
     UNION ALL
-    SELECT l.tenant_id, l.feature_id, l.period, l.period_start, pg_catalog.date_bin('15 minutes', l.at, '2000-01-01 00:00Z'), l.amount FROM _grownext.entitlement_ledger AS l
+    SELECT u.tenant_id, u.feature_id, u.period, u.period_start, u.slot_start, u.slot_used FROM _grownext.entitlement_usage AS u WHERE u.slot_used <> 0
     UNION ALL
     SELECT b.tenant_id, b.feature_id, 'never', '-infinity'::timestamptz, pg_catalog.date_bin('15 minutes', b.at, '2000-01-01 00:00Z'), b.amount FROM _grownext.entitlement_burn AS b
     UNION ALL
@@ -137,27 +137,7 @@ CREATE OR REPLACE FUNCTION _grownext.entitlement_usage_fold(tenant_id uuid, feat
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_entitlement_usage_fold';
 COMMENT ON FUNCTION _grownext.entitlement_usage_fold(uuid, int, timestamptz, text) IS 'Counts the events of the soft tier in a counter, and tells of thresholds that they reach.';
 
--- Folds a part of the ledger into slots; returns how many lines. What it takes away and
--- what it adds is one statement: ledger and slots together say the same in every snapshot.
-CREATE OR REPLACE FUNCTION _grownext.entitlement_ledger_fold(batch int) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    WITH gone AS (
-        DELETE FROM _grownext.entitlement_ledger AS l
-         WHERE l.ctid = ANY (ARRAY(SELECT o.ctid FROM _grownext.entitlement_ledger AS o LIMIT batch))
-        RETURNING l.*
-    ), slot AS (
-        SELECT g.tenant_id, g.feature_id, g.period, g.period_start, date_bin('15 minutes', g.at, '2000-01-01 00:00Z') AS slot_start, sum(g.amount) AS amount
-          FROM gone AS g GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-    ), added AS (
-        INSERT INTO _grownext.entitlement_usage_slot AS s (tenant_id, feature_id, period, period_start, slot_start, amount)
-        SELECT * FROM slot
-        ON CONFLICT ON CONSTRAINT entitlement_usage_slot_pkey DO UPDATE SET amount = s.amount + EXCLUDED.amount
-    )
-    SELECT count(*) FROM gone;
-$$;
-COMMENT ON FUNCTION _grownext.entitlement_ledger_fold(int) IS 'Folds that many lines of the ledger into quarters of an hour; returns how many there were.';
-
--- Counts what the soft tier wrote, folds the ledger, expires reservations, and forgets
+-- Counts what the soft tier wrote, expires reservations, and forgets
 -- answers to idempotency keys after 30 days and limits whose tables were dropped.
 CREATE OR REPLACE FUNCTION _grownext.entitlement_tick(now timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -165,7 +145,6 @@ DECLARE
     batch CONSTANT int := 10000;
     counter record;
     events boolean := false;
-    folded bigint;
     removed bigint;
 BEGIN
     FOR counter IN
@@ -174,7 +153,6 @@ BEGIN
         PERFORM _grownext.entitlement_usage_fold(counter.tenant_id, counter.feature_id, counter.period_start, counter.period);
         events := true;
     END LOOP;
-    folded := _grownext.entitlement_ledger_fold(batch);
     DELETE FROM _grownext.entitlement_usage_key AS k
      WHERE (k.tenant_id, k.operation, k.idempotency_key) IN (
         SELECT o.tenant_id, o.operation, o.idempotency_key FROM _grownext.entitlement_usage_key AS o
@@ -182,7 +160,7 @@ BEGIN
     GET DIAGNOSTICS removed = ROW_COUNT;
     PERFORM _grownext.entitlement_gauge_forget();
     RETURN least(_grownext.entitlement_reservation_tick(now),
-                 now + CASE WHEN events OR removed = batch OR folded = batch THEN interval '1 second' ELSE interval '10 seconds' END);
+                 now + CASE WHEN events OR removed = batch THEN interval '1 second' ELSE interval '10 seconds' END);
 END
 $$;
 COMMENT ON FUNCTION _grownext.entitlement_tick(timestamptz) IS 'One pass of background work; returns when the next is due.';

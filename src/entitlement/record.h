@@ -95,4 +95,8 @@ gn_record(const pg_uuid_t *tenant, const pg_uuid_t *user, TimestampTz now);
  */
 extern const GnRecord *gn_record_cached(const pg_uuid_t *tenant, const pg_uuid_t *user);
 
+/* The same, for a user only where that matters; user may be NULL. */
+extern const GnRecord *
+gn_record_remembered(const pg_uuid_t *tenant, const pg_uuid_t *user);
+
 #endif

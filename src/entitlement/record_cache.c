@@ -212,3 +212,13 @@ gn_record_cached(const pg_uuid_t *tenant, const pg_uuid_t *user)
 	record->used = true;
 	return record;
 }
+
+const GnRecord *
+gn_record_remembered(const pg_uuid_t *tenant, const pg_uuid_t *user)
+{
+	const GnRecord *record = gn_record_cached(tenant, NULL);
+
+	if (record == NULL || user == NULL || !record->user_grants)
+		return record;
+	return gn_record_cached(tenant, user);
+}

@@ -136,8 +136,7 @@ close_row(const Reservation *reservation, State state, int64 committed)
  * what it says.
  */
 static void
-give_back(const Reservation *reservation, const char *operation, int64 amount,
-		  TimestampTz now)
+give_back(const Reservation *reservation, int64 amount, TimestampTz now)
 {
 	GnCounterState state;
 
@@ -146,8 +145,7 @@ give_back(const Reservation *reservation, const char *operation, int64 amount,
 								reservation->counter.feature, amount, &reservation->id,
 								now, true);
 	else
-		(void) gn_counter_give_back(&reservation->counter, operation, amount, now,
-									&state);
+		(void) gn_counter_give_back(&reservation->counter, amount, now, &state);
 }
 
 /* Reserving ------------------------------------------------------------------ */
@@ -351,7 +349,7 @@ commit(Reservation *reservation, int64 amount, TimestampTz now)
 
 	gn_spi_begin(&spi);
 	if (amount < reservation->amount)
-		give_back(reservation, "commit", reservation->amount - amount, now);
+		give_back(reservation, reservation->amount - amount, now);
 	else if (amount > reservation->amount)
 		gn_usage_take(&more, &result);
 	if (result.allowed)
@@ -399,7 +397,7 @@ gn_usage_release(PG_FUNCTION_ARGS)
 	if (reservation.state != STATE_OPEN)
 		PG_RETURN_VOID();
 	gn_spi_begin(&spi);
-	give_back(&reservation, "release", reservation.amount, gn_now());
+	give_back(&reservation, reservation.amount, gn_now());
 	close_row(&reservation, STATE_RELEASED, 0);
 	gn_spi_end(&spi);
 	PG_RETURN_VOID();
@@ -436,25 +434,26 @@ gn_reservation_reclaim(const pg_uuid_t *holder, int feature, const GnUsageCall *
 
 	for (uint64 i = 0; i < rows; i++)
 	{
-		give_back(&expired[i], "expire", expired[i].amount, call->now);
+		give_back(&expired[i], expired[i].amount, call->now);
 		close_row(&expired[i], STATE_EXPIRED, 0);
 	}
 	return (int) rows;
 }
 
-/* False: somebody holds the counter. */
+/* Locks all rows of a counter, if there are any; false: somebody holds one. */
 static bool
 lock_free_counter(const GnCounter *counter)
 {
 	static GnQuery query =
-		GN_QUERY("SELECT FROM _grownext.entitlement_usage WHERE tenant_id = $1"
-				 " AND feature_id = $2 AND period_start = $3 AND period = $4"
-				 " FOR NO KEY UPDATE SKIP LOCKED",
+		GN_QUERY("WITH held AS (SELECT FROM _grownext.entitlement_usage"
+				 " WHERE " GN_COUNTER_KEY " FOR NO KEY UPDATE SKIP LOCKED)"
+				 " SELECT FROM (SELECT count(*) AS rows FROM held) AS h"
+				 " WHERE h.rows > 0 AND h.rows = (SELECT count(*)"
+				 " FROM _grownext.entitlement_usage WHERE " GN_COUNTER_KEY ")",
 				 UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID);
-	Datum values[4] = {UUIDPGetDatum(&counter->tenant), Int32GetDatum(counter->feature),
-					   TimestampTzGetDatum(counter->start),
-					   CStringGetTextDatum(gn_period_name(counter->period))};
+	Datum values[4];
 
+	gn_counter_name(counter, values);
 	return gn_spi_execute(&query, values, NULL, false) == 1;
 }
 
@@ -493,7 +492,7 @@ gn_entitlement_reservation_expire(PG_FUNCTION_ARGS)
 		{
 			given = lock_free_counter(&expired[i].counter);
 			if (given)
-				give_back(&expired[i], "expire", expired[i].amount, now);
+				give_back(&expired[i], expired[i].amount, now);
 		}
 		if (given)
 			close_row(&expired[i], STATE_EXPIRED, 0);

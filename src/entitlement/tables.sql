@@ -242,7 +242,7 @@ SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_override', '')
 -- has rows 1 to shards, whose allowances sum to what may be used without a look at all of
 -- them. What a counter says is the sum of its rows and of the events of the soft tier that
 -- are not folded yet. Half-full pages and no index on what changes keep each consume a
--- heap-only update.
+-- heap-only update; what every consume changes stands together, which keeps its WAL short.
 CREATE TABLE _grownext.entitlement_usage (
     tenant_id    uuid        NOT NULL,
     feature_id   int         NOT NULL,
@@ -251,6 +251,8 @@ CREATE TABLE _grownext.entitlement_usage (
     period_end   timestamptz NOT NULL,
     shard        smallint    NOT NULL DEFAULT 0,
     used         bigint      NOT NULL,
+    slot_used    bigint      NOT NULL DEFAULT 0,
+    slot_start   timestamptz NOT NULL DEFAULT '-infinity',
     quota        bigint,
     allowance    bigint      NOT NULL DEFAULT 0,
     fired        smallint    NOT NULL DEFAULT 0,
@@ -266,6 +268,7 @@ CREATE TABLE _grownext.entitlement_usage (
     CONSTRAINT entitlement_usage_allowance_chk CHECK (shard = 0 OR used <= allowance)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _grownext.entitlement_usage IS 'Counters: what a tenant used of a feature in a period.';
+COMMENT ON COLUMN _grownext.entitlement_usage.slot_used IS 'What was used in the quarter of an hour from slot_start on; not in entitlement_usage_slot yet.';
 COMMENT ON COLUMN _grownext.entitlement_usage.quota IS 'The quota that the last consume, or the allowances, went by; NULL: unlimited.';
 COMMENT ON COLUMN _grownext.entitlement_usage.allowance IS 'Of a shard: how far it may be used.';
 COMMENT ON COLUMN _grownext.entitlement_usage.fired IS 'The highest threshold that was reached in this period, in percent; row 0 tells.';
@@ -284,23 +287,6 @@ CREATE TABLE _grownext.entitlement_gauge (
 COMMENT ON TABLE _grownext.entitlement_gauge IS 'Limits whose units are rows of tables that limit_protect() watches, and when they were counted last.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_gauge', '');
 
--- The evidence: one row for each change of a counter, folded into entitlement_usage_slot.
--- Ledger and slots together always equal the counters. No key, no index and no foreign
--- key: a row costs a consume next to nothing. Written in C (counter_row.c).
-CREATE TABLE _grownext.entitlement_ledger (
-    tenant_id    uuid        NOT NULL,
-    feature_id   int         NOT NULL,
-    period       text        NOT NULL COLLATE "C",
-    period_start timestamptz NOT NULL,
-    at           timestamptz NOT NULL,
-    amount       bigint      NOT NULL,
-    operation    text        NOT NULL COLLATE "C"
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
-ALTER TABLE _grownext.entitlement_ledger REPLICA IDENTITY FULL;
-COMMENT ON TABLE _grownext.entitlement_ledger IS 'Changes of counters that are not folded yet; what was given back is negative.';
-COMMENT ON COLUMN _grownext.entitlement_ledger.at IS 'When the units were used, which for a late record lies before it was written.';
-SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_ledger', '');
-
 -- The soft tier's consumes until they are counted: no row that two of them share.
 CREATE TABLE _grownext.entitlement_usage_event (
     tenant_id    uuid        NOT NULL,
@@ -308,25 +294,27 @@ CREATE TABLE _grownext.entitlement_usage_event (
     period       text        NOT NULL COLLATE "C",
     period_start timestamptz NOT NULL,
     at           timestamptz NOT NULL,
-    amount       bigint      NOT NULL,
-    operation    text        NOT NULL COLLATE "C"
+    amount       bigint      NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
 ALTER TABLE _grownext.entitlement_usage_event REPLICA IDENTITY FULL;
 CREATE INDEX entitlement_usage_event_idx ON _grownext.entitlement_usage_event (tenant_id, feature_id, period_start, period) INCLUDE (amount);
 COMMENT ON TABLE _grownext.entitlement_usage_event IS 'Usage of the soft tier that no counter holds yet.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_event', '');
 
--- Quarters of an hour, because every time zone begins its hours and days at one.
+-- The ledger: finished slots. With those that the counters' rows hold they always equal
+-- what the counters say. Quarters of an hour, because every time zone begins its hours and
+-- days at one. A row of a counter has its own, written under its lock.
 CREATE TABLE _grownext.entitlement_usage_slot (
     tenant_id    uuid        NOT NULL,
     feature_id   int         NOT NULL,
     period       text        NOT NULL COLLATE "C",
     period_start timestamptz NOT NULL,
     slot_start   timestamptz NOT NULL,
+    shard        smallint    NOT NULL DEFAULT 0,
     amount       numeric     NOT NULL,
-    CONSTRAINT entitlement_usage_slot_pkey PRIMARY KEY (tenant_id, feature_id, period_start, period, slot_start)
+    CONSTRAINT entitlement_usage_slot_pkey PRIMARY KEY (tenant_id, feature_id, period_start, period, slot_start, shard)
 );
-COMMENT ON TABLE _grownext.entitlement_usage_slot IS 'What of a counter was used in a quarter of an hour: the folded ledger.';
+COMMENT ON TABLE _grownext.entitlement_usage_slot IS 'What of a counter was used in which quarter of an hour, but for the slots that its rows hold.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_usage_slot', '');
 
 CREATE TABLE _grownext.entitlement_usage_hot (

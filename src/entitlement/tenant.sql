@@ -45,7 +45,6 @@ BEGIN
         DELETE FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_balance AS b WHERE b.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage_event AS e WHERE e.tenant_id = entitlement_tenant_reaction.tenant_id;
-        DELETE FROM _grownext.entitlement_ledger AS l WHERE l.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage_slot AS s WHERE s.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage_hot AS h WHERE h.tenant_id = entitlement_tenant_reaction.tenant_id;
         DELETE FROM _grownext.entitlement_usage AS u WHERE u.tenant_id = entitlement_tenant_reaction.tenant_id;

@@ -74,8 +74,11 @@ tell(const GnChange *change, int percent)
 					   CStringGetTextDatum(gn_period_name(change->counter.period)),
 					   TimestampTzGetDatum(change->counter.start),
 					   TimestampTzGetDatum(change->state.end)};
+	GnSpi spi;
 
+	gn_spi_begin(&spi);
 	gn_spi_execute(&query, values, NULL, false);
+	gn_spi_end(&spi);
 }
 
 void

@@ -16,6 +16,7 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/typcache.h"
 
 #include "core/core.h"
 #include "entitlement/credit.h"
@@ -90,9 +91,17 @@ gn_usage_resolve(const GnUsageCall *call)
 		.at = call->now,
 		.as_of = call->as_of,
 	};
+	MemoryContext memory = CurrentMemoryContext;
+	GnAnswer *answer = gn_entitlement_answer_cached(&question, memory);
 	int count;
+	GnSpi spi;
 
-	return gn_entitlement_answer(&question, false, CurrentMemoryContext, &count);
+	if (answer)
+		return answer;
+	gn_spi_begin(&spi);
+	answer = gn_entitlement_answer(&question, false, memory, &count);
+	gn_spi_end(&spi);
+	return answer;
 }
 
 static void
@@ -118,6 +127,32 @@ describe_state(const GnCounterState *state, GnUsageResult *result)
 	};
 }
 
+static bool
+consume_credit(GnUsageCall *call, const GnAnswer *answer, GnUsageResult *result)
+{
+	GnSpi spi;
+	bool settled;
+
+	gn_spi_begin(&spi);
+	settled = gn_credit_consume(call, answer, result);
+	gn_spi_end(&spi);
+	return settled;
+}
+
+/* Takes back what expired reservations hold of what was denied; true if there was any.
+ */
+static bool
+reclaim(const GnUsageCall *call, const GnAnswer *answer)
+{
+	GnSpi spi;
+	int count;
+
+	gn_spi_begin(&spi);
+	count = gn_reservation_reclaim(&answer->holder, answer->known->id, call);
+	gn_spi_end(&spi);
+	return count > 0;
+}
+
 /* One round: resolve as of now and count. True unless something changed meanwhile. */
 static bool
 try_consume(GnUsageCall *call, GnUsageResult *result)
@@ -133,7 +168,7 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	if (answer->known == NULL)
 		return true; /* denied, with the reason; there is nothing to count */
 	if (answer->decision.by_balance)
-		return gn_credit_consume(call, answer, result);
+		return consume_credit(call, answer, result);
 	if (answer->known->kind != GN_KIND_METERED && answer->decision.allowed)
 		result->reason = "not_metered";
 	if (answer->counted && !answer->decision.allowed)
@@ -143,12 +178,11 @@ try_consume(GnUsageCall *call, GnUsageResult *result)
 	}
 	if (result->reason)
 		return true;
-	count = gn_counter_add(answer, call->operation, call->amount, call->now, &used);
+	count = gn_counter_add(answer, call->amount, call->now, &used);
 	if (count == GN_COUNT_AGAIN)
 		return false;
 	result->counter = gn_counter_of(answer);
-	if (count == GN_COUNT_DENIED &&
-		gn_reservation_reclaim(&answer->holder, answer->known->id, call) > 0)
+	if (count == GN_COUNT_DENIED && reclaim(call, answer))
 		return false;
 	describe_quota(answer, used, result);
 	result->allowed = count == GN_COUNT_DONE;
@@ -168,15 +202,20 @@ static void
 consume(GnUsageCall *call, GnUsageResult *result)
 {
 	GnSpi spi;
-	bool keyed = call->key && call->feature;
 
+	if (call->key == NULL || call->feature == NULL)
+	{
+		gn_usage_take(call,
+					  result); /* without SPI, if nothing is out of the ordinary */
+		return;
+	}
 	gn_spi_begin(&spi);
-	if (!keyed || !gn_usage_key_answers(call, result))
+	if (!gn_usage_key_answers(call, result))
 	{
 		gn_usage_take(call, result);
-		if (keyed && result->allowed)
+		if (result->allowed)
 			gn_usage_key_answer(call, result);
-		else if (keyed)
+		else
 			gn_usage_key_drop(call);
 	}
 	gn_spi_end(&spi);
@@ -219,8 +258,7 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 	counter.feature = DatumGetInt32(gn_usage_column(1, &isnull));
 	counter.start = DatumGetTimestampTz(gn_usage_column(2, &isnull));
 	gn_period_parse(TextDatumGetCString(gn_usage_column(3, &isnull)), &counter.period);
-	if (!gn_counter_give_back(&counter, call->operation, call->amount, call->now,
-							  &state))
+	if (!gn_counter_give_back(&counter, call->amount, call->now, &state))
 		return;
 	describe_state(&state, result);
 }
@@ -311,15 +349,29 @@ set_used(const GnUsageCall *call, GnUsageResult *result)
 	gn_spi_end(&spi);
 }
 
+/* The expression names the type; asking the catalogue what a function returns is dear.
+ */
+static TupleDesc
+result_type(FunctionCallInfo fcinfo)
+{
+	Oid type = get_fn_expr_rettype(fcinfo->flinfo);
+	TupleDesc descriptor;
+
+	if (OidIsValid(type))
+		return lookup_rowtype_tupdesc(type, -1);
+	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return BlessTupleDesc(descriptor);
+}
+
 static Datum
 result_datum(FunctionCallInfo fcinfo, const GnUsageResult *result)
 {
 	TupleDesc descriptor;
+	HeapTuple tuple;
 	Datum values[6] = {BoolGetDatum(result->allowed)};
 	bool nulls[6] = {false, true, true, true, true, true};
 
-	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
 	if (result->counted)
 	{
 		values[1] = Int64GetDatum(result->used);
@@ -338,8 +390,10 @@ result_datum(FunctionCallInfo fcinfo, const GnUsageResult *result)
 		values[5] = CStringGetTextDatum(result->reason);
 		nulls[5] = false;
 	}
-	return HeapTupleGetDatum(
-		heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
+	descriptor = result_type(fcinfo);
+	tuple = heap_form_tuple(descriptor, values, nulls);
+	ReleaseTupleDesc(descriptor);
+	return HeapTupleGetDatum(tuple);
 }
 
 /* SQL: grownext.usage_consume(feature, amount, idempotency_key, tenant_id) */

@@ -45,8 +45,6 @@ typedef struct GnUsageResult
 	GnCounter counter;  /* of meaning if allowed: where the units were taken from */
 } GnUsageResult;
 
-/* Everything below runs between gn_spi_begin and gn_spi_end. */
-
 /* A column of the first row that the last query returned. */
 extern Datum gn_usage_column(int number, bool *isnull);
 
@@ -63,6 +61,8 @@ extern void pg_attribute_noreturn()
 	gn_usage_refuse(const GnUsageCall *call, const GnUsageResult *result);
 
 /*
+ * Between gn_spi_begin and gn_spi_end, as all that concerns keys.
+ *
  * Takes the key for this call, waiting while another transaction holds it; true if
  * the result is there already. Then either the result is kept under it, or it is
  * dropped: denials are not remembered. An unknown feature has no keys.
@@ -92,19 +92,18 @@ extern GnCounter gn_counter_of(const GnAnswer *answer);
 
 /*
  * Adds units to the counter of an answer, all or none, within the quota of the answer
- * unless that is soft; writes the ledger. operation is the ledger's word for it:
- * consume, reserve, ... GN_COUNT_DONE and _DENIED set used to what the counter says
+ * unless that is soft. GN_COUNT_DONE and _DENIED set used to what the counter says
  * then.
  */
-extern GnCount gn_counter_add(const GnAnswer *answer, const char *operation,
-							  int64 amount, TimestampTz at, int64 *used);
+extern GnCount
+gn_counter_add(const GnAnswer *answer, int64 amount, TimestampTz at, int64 *used);
 
 /*
- * Gives units back to exactly this counter, whatever is entitled now; writes the
- * ledger. False if fewer were used, or none.
+ * Gives units back to exactly this counter, whatever is entitled now. False if fewer
+ * were used, or none. Between gn_spi_begin and gn_spi_end.
  */
-extern bool gn_counter_give_back(const GnCounter *counter, const char *operation,
-								 int64 amount, TimestampTz at, GnCounterState *state);
+extern bool gn_counter_give_back(const GnCounter *counter, int64 amount, TimestampTz at,
+								 GnCounterState *state);
 
 /*
  * Adds units without a limit; as_of: the answer is about another instant than now, and
@@ -114,6 +113,9 @@ extern GnCount gn_counter_record(const GnAnswer *answer, bool as_of, int64 amoun
 								 TimestampTz at, GnCounterState *state);
 extern GnCount gn_counter_set(const GnAnswer *answer, int64 used, TimestampTz at,
 							  GnCounterState *state);
+
+/* At load, once. */
+extern void gn_soft_init(void);
 
 /* What it says as of now, and as of the active snapshot. */
 extern int64 gn_counter_used(const GnCounter *counter);

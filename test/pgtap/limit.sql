@@ -175,7 +175,7 @@ DELETE FROM app.draft_beta;
 SELECT is(pg_temp.used(beta), 0::bigint, 'a counter never falls below zero') FROM world;
 SELECT is(pg_temp.both(), '2 0, 1 wrong', 'the row in the detached partition was among them');
 
-SELECT is((SELECT sum(l.amount) FROM _grownext.entitlement_ledger AS l JOIN _grownext.entitlement_feature AS f ON f.id = l.feature_id WHERE f.feature = 'tap.projects'),
+SELECT is((SELECT sum(l.amount) FROM _grownext.entitlement_usage_history AS l JOIN _grownext.entitlement_feature AS f ON f.id = l.feature_id WHERE f.feature = 'tap.projects'),
           (SELECT sum(u.used) FROM _grownext.entitlement_usage AS u JOIN _grownext.entitlement_feature AS f ON f.id = u.feature_id WHERE f.feature = 'tap.projects'),
           'the ledger says what the counters say, after recounts too');
 

@@ -1,5 +1,5 @@
 -- Metering: the ledger, tiers, thresholds, what is recorded or set, and the report. In every
--- tier ledger and slots equal the counters, whatever was done.
+-- tier finished and running slots equal the counters, whatever was done.
 BEGIN;
 SELECT * FROM no_plan();
 
@@ -52,12 +52,12 @@ SELECT lives_ok($$ SELECT grownext.feature_define('gm.strict', 'gm', 'metered', 
 
 -- What every tier does alike ---------------------------------------------------------
 
--- counters against ledger and slots; events are in neither
+-- counters against their slots; events are in neither
 CREATE TEMP VIEW unequal AS
 SELECT coalesce(c.tenant_id, h.tenant_id) AS tenant_id, coalesce(c.feature_id, h.feature_id) AS feature_id, c.used, h.amount
   FROM (SELECT u.tenant_id, u.feature_id, u.period, u.period_start, sum(u.used) AS used FROM _grownext.entitlement_usage AS u GROUP BY 1, 2, 3, 4) AS c
   FULL JOIN (SELECT l.tenant_id, l.feature_id, l.period, l.period_start, sum(l.amount) AS amount
-               FROM (SELECT tenant_id, feature_id, period, period_start, amount FROM _grownext.entitlement_ledger
+               FROM (SELECT tenant_id, feature_id, period, period_start, slot_used AS amount FROM _grownext.entitlement_usage
                      UNION ALL SELECT tenant_id, feature_id, period, period_start, amount FROM _grownext.entitlement_usage_slot) AS l GROUP BY 1, 2, 3, 4) AS h
     USING (tenant_id, feature_id, period, period_start)
  WHERE coalesce(c.used, 0) <> coalesce(h.amount, 0);
@@ -104,7 +104,7 @@ SELECT is(pg_temp.said(grownext.usage_consume(f, 85, tenant_id => pg_temp.acme()
 SELECT is((SELECT count(*) FROM told), 6::bigint, 'a raised quota tells nothing again in this period');
 SELECT is_empty('SELECT * FROM unequal', 'ledger and counters are equal');
 SELECT lives_ok($$ SELECT _grownext.entitlement_tick('2030-03-04 12:00:00+00') $$, 'a pass of the worker');
-SELECT is_empty('SELECT * FROM _grownext.entitlement_ledger UNION ALL SELECT * FROM _grownext.entitlement_usage_event', 'folds all of it');
+SELECT is_empty('SELECT * FROM _grownext.entitlement_usage_event', 'folds all of it');
 SELECT is_empty('SELECT * FROM unequal', 'ledger and counters are equal after the fold');
 SELECT is(pg_temp.said(grownext.usage_consume(f, 6, tenant_id => pg_temp.acme())), 'no 95 of 100, 5 left quota_exceeded', f || ': the fold changes no answer')
   FROM unnest('{gm.strict,gm.escrow,gm.soft}'::text[]) AS f;
@@ -149,6 +149,42 @@ SELECT is(pg_temp.said(grownext.usage_consume('gm.soft', 1, tenant_id => pg_temp
 SELECT is(pg_temp.said(grownext.usage_return('gm.soft', 60, tenant_id => pg_temp.acme())), 'yes 39 of 50, 11 left', 'until enough came back');
 SELECT is(pg_temp.said(grownext.usage_consume('gm.soft', 11, tenant_id => pg_temp.acme())), 'yes 50 of 50, 0 left', 'exactly');
 SELECT is(pg_temp.said(grownext.usage_consume('gm.soft', 1, tenant_id => pg_temp.acme())), 'no 50 of 50, 0 left quota_exceeded', 'no more');
+
+-- Slots -----------------------------------------------------------------------------------
+
+CREATE TEMP VIEW slot AS
+SELECT f.feature COLLATE "default" AS feature, h.slot_start, sum(h.amount)::bigint AS amount
+  FROM _grownext.entitlement_usage_history AS h JOIN _grownext.entitlement_feature AS f ON f.id = h.feature_id
+ WHERE h.tenant_id = pg_temp.acme() AND f.feature LIKE 'gm.slot.%' GROUP BY 1, 2 HAVING sum(h.amount) <> 0;
+SELECT lives_ok(format('SELECT grownext.feature_define(%L, %L, %L, %L)', 'gm.slot.' || t, 'gm', 'metered', '{"default": 1000000, "period": "never", "tier": "' || t || '"}'), 'slots, ' || t)
+  FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SET LOCAL grownext.test_clock = '2030-03-04 12:14:59.999999+00';
+SELECT lives_ok(format('SELECT grownext.usage_consume(%L, 7, tenant_id => %L)', 'gm.slot.' || t, pg_temp.acme()), t || ': in one quarter of an hour') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SET LOCAL grownext.test_clock = '2030-03-04 12:15:00+00';
+SELECT lives_ok(format('SELECT grownext.usage_consume(%L, 5, tenant_id => %L)', 'gm.slot.' || t, pg_temp.acme()), t || ': and in the next') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SELECT lives_ok(format('SELECT grownext.usage_return(%L, 9, tenant_id => %L)', 'gm.slot.' || t, pg_temp.acme()), t || ': more comes back than was used in it') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SELECT lives_ok(format('SELECT grownext.usage_record(%L, 2, %L, %L, %L)', 'gm.slot.' || t, 'slot-' || t, '2030-03-04 12:01Z', pg_temp.acme()), t || ': a late record') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SAVEPOINT undone;
+SET LOCAL grownext.test_clock = '2030-03-04 12:30:00+00';
+SELECT lives_ok(format('SELECT grownext.usage_consume(%L, 100, tenant_id => %L)', 'gm.slot.' || t, pg_temp.acme()), t || ': what rolls back') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+ROLLBACK TO undone;
+SELECT results_eq('SELECT feature, slot_start, amount FROM slot ORDER BY 1, 2',
+    $$ SELECT 'gm.slot.' || t, s.start::timestamptz, s.amount FROM unnest('{escrow,soft,strict}'::text[]) AS t,
+         (VALUES ('2030-03-04 12:00Z', 9::bigint), ('2030-03-04 12:15Z', -4)) AS s (start, amount) $$, 'each to its quarter, and what rolled back to none');
+SELECT is((SELECT used FROM grownext.usage_consume('gm.slot.soft', 1, tenant_id => pg_temp.acme())), 6::bigint, 'nor does the session remember it');
+SELECT is((SELECT used FROM grownext.usage_return('gm.slot.soft', 1, tenant_id => pg_temp.acme())), 5::bigint, 'what came back is known');
+SELECT is((SELECT used FROM grownext.usage_consume('gm.slot.soft', 1, tenant_id => pg_temp.acme())), 6::bigint, 'at once');
+SELECT is(grownext.entitlement_explain('gm.slot.soft', pg_temp.acme()) -> 'approximate', 'true', 'explain says that a soft counter is approximate');
+SELECT is(grownext.entitlement_explain('gm.slot.' || t, pg_temp.acme()) -> 'approximate', NULL, t || ': and no other one') FROM unnest('{strict,escrow}'::text[]) AS t;
+SELECT lives_ok($$ SELECT grownext.usage_return('gm.slot.soft', 1, tenant_id => pg_temp.acme()) $$, 'one back');
+SELECT is_empty('SELECT * FROM unequal', 'slots and counters are equal');
+-- a reservation that expired comes back in the background, in every tier
+SELECT isnt(grownext.usage_reserve('gm.slot.' || t, 50, '1 minute', NULL, pg_temp.acme()), NULL, t || ': reserved') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SET LOCAL grownext.test_clock = '2030-03-04 12:20:00+00';
+SELECT lives_ok($$ SELECT _grownext.entitlement_tick('2030-03-04 12:20:00+00') $$, 'a pass of the worker');
+SELECT is((grownext.entitlement('gm.slot.' || t, pg_temp.acme())).used, 5::bigint, t || ': is there again') FROM unnest('{strict,escrow,soft}'::text[]) AS t;
+SELECT is_empty('SELECT * FROM unequal', 'slots and counters are equal');
+SET LOCAL grownext.test_clock = '2030-03-04 12:00:01+00';
 
 -- Soft quotas ---------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-# Sixteen sessions consume and give back units of counters of all tiers, in transactions
-# that abort, with savepoints, while quotas and tiers change, workers fold, backends are
-# terminated, and one is killed so that the server recovers from a crash. What the
+# Sixteen sessions consume, reserve and give back units of counters of all tiers, in
+# transactions that abort, with savepoints, while quotas and tiers change, workers fold,
+# reservations expire, backends are terminated, and one is killed so that the server recovers from a crash. What the
 # application wrote down in the same transactions is the truth: counters and ledger equal
 # it, no quota was ever passed, and whoever was denied had asked for more than was left.
 # GN_TORTURE_OPERATIONS: how many operations; GN_SEED repeats a run's choices.
@@ -46,14 +46,49 @@ CREATE TABLE wrong (feature text, amount bigint, result grownext.usage_result);
 CREATE TABLE progress (session int PRIMARY KEY, done int NOT NULL, granted int NOT NULL, denied int NOT NULL, undone int NOT NULL);
 INSERT INTO progress SELECT s, 0, 0, 0, 0 FROM generate_series(1, $sessions) AS s;
 
+-- Commits or releases a reservation, unless somebody else did or it expired: what became of
+-- it stands in its row.
+CREATE FUNCTION settle(what text, amount bigint) RETURNS boolean LANGUAGE plpgsql AS \$\$
+DECLARE
+    reservation uuid := (SELECT r.id FROM _grownext.entitlement_reservation AS r JOIN _grownext.entitlement_feature AS f ON f.id = r.feature_id
+                          WHERE r.holder_id = '$tenant' AND f.feature = what AND r.state = 'open' ORDER BY random() LIMIT 1);
+BEGIN
+    IF reservation IS NULL THEN
+        RETURN false;
+    ELSIF amount IS NULL THEN
+        PERFORM grownext.usage_release(reservation);
+    ELSE
+        PERFORM grownext.usage_commit(reservation, amount);
+    END IF;
+    RETURN true;
+EXCEPTION WHEN object_not_in_prerequisite_state OR SQLSTATE 'NX021' OR SQLSTATE 'NX040' THEN
+    RETURN false;
+END
+\$\$;
+
 -- One operation; what was granted is written down beside it.
 CREATE FUNCTION operate(INOUT granted int, INOUT denied int) LANGUAGE plpgsql AS \$\$
 DECLARE
     what text := (ARRAY(SELECT f.feature FROM feature AS f ORDER BY 1))[1 + floor(random() * 7)];
     units bigint := 1 + floor(random() * random() * 20);
+    choice float8 := random();
     result grownext.usage_result;
 BEGIN
-    IF random() < 0.4 THEN
+    IF choice < 0.1 THEN
+        IF grownext.usage_reserve(what, units, (ARRAY['1 second', '1 hour'])[1 + floor(random() * 2)]::interval, tenant_id => '$tenant') IS NOT NULL THEN
+            granted := granted + 1;
+        ELSE
+            denied := denied + 1;
+        END IF;
+        RETURN;
+    ELSIF choice < 0.2 THEN
+        IF settle(what, CASE WHEN random() < 0.5 THEN units END) THEN
+            granted := granted + 1;
+        ELSE
+            denied := denied + 1;
+        END IF;
+        RETURN;
+    ELSIF choice < 0.5 THEN
         result := grownext.usage_return(what, units, tenant_id => '$tenant');
         units := -units;
     ELSE
@@ -141,6 +176,7 @@ sub ask
 
 my %running;
 my ($terminated, $killed, $changed) = (0, 0, 0);
+my $began = time();
 my $deadline = time() + 60 + $operations / 200;
 my $done = 0;
 while (time() < $deadline)
@@ -176,16 +212,19 @@ while (time() < $deadline)
 }
 cmp_ok($done, '>=', $sessions * $each, 'every session did its share');
 ok($terminated > 0 && $killed == 1, "$terminated backends were terminated and one was killed");
+diag(sprintf('%d operations in %d s, %d a second', $done, time() - $began, $done / (time() - $began)));
 diag($node->safe_psql('postgres', "SELECT format('%s granted, %s denied, %s undone', sum(granted), sum(denied), sum(undone)) FROM progress") . ", $changed changes");
 
 # Invariants -----------------------------------------------------------------------
 
 is($node->safe_psql('postgres', 'SELECT * FROM wrong'), '', 'nobody was denied what was left, and nobody was granted more');
 my $counters = <<'SQL';
-SELECT f.feature, c.used, coalesce(t.amount, 0) AS truth, coalesce(h.amount, 0) AS ledger
+SELECT f.feature, c.used, coalesce(t.amount, 0) + coalesce(r.amount, 0) AS truth, coalesce(h.amount, 0) AS ledger
   FROM _grownext.entitlement_counter AS c
   JOIN _grownext.entitlement_feature AS f ON f.id = c.feature_id
   LEFT JOIN (SELECT feature, sum(amount) AS amount FROM truth GROUP BY 1) AS t ON t.feature = f.feature
+  LEFT JOIN (SELECT feature_id, sum(CASE WHEN state = 'open' THEN amount ELSE committed END) AS amount
+               FROM _grownext.entitlement_reservation GROUP BY 1) AS r ON r.feature_id = f.id
   LEFT JOIN (SELECT feature_id, sum(amount) AS amount FROM _grownext.entitlement_usage_history GROUP BY 1) AS h ON h.feature_id = f.id
 SQL
 is($node->safe_psql('postgres', "SELECT count(*) FROM ($counters) AS c"), 7, 'every counter was used');
@@ -198,6 +237,12 @@ is($node->safe_psql('postgres', "SELECT change -> 'after' ->> 'feature', change 
 	'', 'no threshold was told twice');
 is($node->safe_psql('postgres', "SELECT count(*) FROM grownext.audit_event WHERE action = 'usage.threshold_reached' AND target IN ('feature:fixed.strict', 'feature:fixed.escrow') AND change -> 'after' ->> 'percent' = '80'"),
 	2, 'and the first one of each exact counter was');
+
+like($node->safe_psql('postgres', "SELECT string_agg(DISTINCT state, ' ' ORDER BY state) FROM _grownext.entitlement_reservation"),
+	qr/committed expired (open )?released/, 'reservations ended in every way');
+$node->safe_psql('postgres', "SELECT _grownext.entitlement_tick(now() + interval '1 day')");
+is($node->safe_psql('postgres', "SELECT count(*) FROM _grownext.entitlement_reservation WHERE state = 'open'"), 0, 'a pass gives back what expired reservations hold, in every tier');
+is($node->safe_psql('postgres', "SELECT * FROM ($counters) AS c WHERE used <> truth OR ledger <> truth"), '', 'to the unit');
 
 # all that is left can be had, a unit at a time, and not one more
 for my $feature (qw(fixed.strict fixed.escrow changing))
