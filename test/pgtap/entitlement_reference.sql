@@ -33,7 +33,9 @@ CREATE TABLE ref.credit (id serial PRIMARY KEY, key uuid, feature text, holder u
                          given_at timestamptz, valid_from timestamptz, expires_at timestamptz, voided_at timestamptz DEFAULT 'infinity');
 CREATE TABLE ref.burn (id serial PRIMARY KEY, credit int, amount numeric, returned numeric DEFAULT 0, at timestamptz, tie text);
 CREATE INDEX ON ref.burn (credit);
-CREATE FUNCTION ref.read(kind text, period text, j jsonb) RETURNS ref.saying LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION ref.read(kind text, period text, j jsonb) RETURNS ref.saying LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN (
     SELECT (j <> 'false',
             CASE WHEN kind IN ('limit', 'seats', 'metered', 'credit') AND j <> 'false' AND n.said <> '"unlimited"' THEN n.said::numeric END,
             coalesce(kind IN ('limit', 'seats', 'metered', 'credit') AND n.said = '"unlimited"', false),
@@ -42,10 +44,13 @@ CREATE FUNCTION ref.read(kind text, period text, j jsonb) RETURNS ref.saying LAN
             CASE WHEN kind = 'config' AND j <> 'false' THEN j -> 'value' END,
             coalesce(CASE jsonb_typeof(j) WHEN 'object' THEN (j -> 'rollover')::numeric END, 0),
             coalesce(CASE jsonb_typeof(j) WHEN 'object' THEN (j -> 'priority')::int END, 0), NULL)::ref.saying
-      FROM (SELECT CASE jsonb_typeof(j) WHEN 'object' THEN j -> CASE kind WHEN 'credit' THEN 'amount' ELSE 'quota' END ELSE j END) AS n (said);
+      FROM (SELECT CASE jsonb_typeof(j) WHEN 'object' THEN j -> CASE kind WHEN 'credit' THEN 'amount' ELSE 'quota' END ELSE j END) AS n (said));
+END
 $$;
 
-CREATE FUNCTION ref.decide(kind text, said ref.saying, source text, rule text) RETURNS ref.answer LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION ref.decide(kind text, said ref.saying, source text, rule text) RETURNS ref.answer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN (
     SELECT (n.reason IS NULL,
             CASE WHEN kind = 'boolean' THEN to_jsonb(said.enabled)
                  WHEN NOT said.enabled OR kind = 'credit' THEN NULL
@@ -56,23 +61,29 @@ CREATE FUNCTION ref.decide(kind text, said ref.saying, source text, rule text) R
             source, n.reason, rule, said, NULL, NULL, NULL, NULL)::ref.answer
       FROM (SELECT CASE WHEN NOT said.enabled THEN CASE source WHEN 'default' THEN 'not_included' ELSE 'taken_away' END
                         WHEN kind = 'metered' AND NOT said.unlimited AND said.quota = 0 AND NOT said.soft THEN 'quota_exceeded'
-                        WHEN kind IN ('limit', 'seats') AND NOT said.unlimited AND said.quota = 0 THEN 'limit_is_zero' END) AS n (reason);
+                        WHEN kind IN ('limit', 'seats') AND NOT said.unlimited AND said.quota = 0 THEN 'limit_is_zero' END) AS n (reason));
+END
 $$;
 
 CREATE FUNCTION ref.deny(kind text, source text, reason text, rule text) RETURNS ref.answer LANGUAGE sql IMMUTABLE AS
 $$ SELECT (false, CASE kind WHEN 'boolean' THEN 'false'::jsonb END, NULL, source, reason, rule, NULL, NULL, NULL, NULL, NULL)::ref.answer $$;
 
 -- The last grant of a kind that is in force.
-CREATE FUNCTION ref.granted(t uuid, f int, u uuid, wanted text, at timestamptz) RETURNS jsonb LANGUAGE sql STABLE AS $$
+CREATE FUNCTION ref.granted(t uuid, f int, u uuid, wanted text, at timestamptz) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
     SELECT coalesce(o.value, 'true') FROM _grownext.entitlement_override AS o
      WHERE o.tenant_id = t AND o.feature_id = f AND o.user_id IS NOT DISTINCT FROM u AND o.effect = wanted
        AND o.valid_from <= at AND at < o.valid_until
-     ORDER BY o.valid_from DESC, o.created_at DESC, o.id DESC LIMIT 1;
+     ORDER BY o.valid_from DESC, o.created_at DESC, o.id DESC LIMIT 1);
+END
 $$;
 
 -- What is subscribed and in force, in the order in which it counts, then what is added.
 CREATE FUNCTION ref.sources(t uuid, f _grownext.entitlement_feature, at timestamptz)
-RETURNS TABLE (place bigint, source text, said ref.saying, n int, anchor timestamptz, id uuid) LANGUAGE sql STABLE AS $$
+RETURNS TABLE (place bigint, source text, said ref.saying, n int, anchor timestamptz, id uuid) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY
     SELECT row_number() OVER (ORDER BY p.addon, p.valid_from, p.subscription_id), 'subscription',
            ref.read(f.kind, f.options ->> 'period', v.features -> f.feature), p.quantity, p.anchor, p.subscription_id
       FROM _grownext.entitlement_phase AS p JOIN _grownext.entitlement_bundle_version AS v ON v.id = p.version_id
@@ -84,10 +95,13 @@ RETURNS TABLE (place bigint, source text, said ref.saying, n int, anchor timesta
       FROM _grownext.entitlement_override AS o
      WHERE o.tenant_id = t AND o.feature_id = f.id AND o.effect = 'add' AND o.valid_from <= at AND at < o.valid_until
        AND o.value -> 'add' <> 'false';
+END
 $$;
 
 -- All of them together: NULL if there are none.
-CREATE FUNCTION ref.together(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS ref.answer LANGUAGE sql STABLE AS $$
+CREATE FUNCTION ref.together(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS ref.answer LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
     WITH all_sources AS MATERIALIZED (SELECT s.*, least(coalesce((s.said).quota, 0) * s.n, 9223372036854775807) AS amount FROM ref.sources(t, f, at) AS s),
     leader AS (SELECT * FROM all_sources ORDER BY place LIMIT 1),
     -- quotas of other periods than the first one's are left out; what is added has none
@@ -104,16 +118,20 @@ CREATE FUNCTION ref.together(t uuid, f _grownext.entitlement_feature, at timesta
                 bool_or((c.said).soft) FILTER (WHERE c.source = 'subscription' OR c.place = (SELECT l.place FROM leader AS l)),
                 (array_agg((c.said).value ORDER BY c.place DESC))[1], NULL, NULL, (SELECT l.anchor FROM leader AS l))::ref.saying AS said
           FROM counted AS c)
-    SELECT ref.decide(f.kind, d.said, (SELECT l.source FROM leader AS l), 'subscription') FROM folded AS d WHERE EXISTS (SELECT FROM leader);
+    SELECT ref.decide(f.kind, d.said, (SELECT l.source FROM leader AS l), 'subscription') FROM folded AS d WHERE EXISTS (SELECT FROM leader));
+END
 $$;
 
 -- What the default bundle says to a tenant that subscribes to nothing but add-ons.
-CREATE FUNCTION ref.free(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS jsonb LANGUAGE sql STABLE AS $$
+CREATE FUNCTION ref.free(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
     SELECT v.features -> f.feature
       FROM _grownext.entitlement_free_bundle AS b JOIN _grownext.entitlement_bundle_version AS v ON v.id = b.version_id
      WHERE b.valid_from <= at AND at < b.valid_until AND v.features -> f.feature <> 'false'
        AND NOT EXISTS (SELECT FROM _grownext.entitlement_phase AS p
-                        WHERE p.tenant_id = t AND p.live AND NOT p.addon AND p.valid_from <= at AND at < p.valid_until AND at < p.live_until);
+                        WHERE p.tenant_id = t AND p.live AND NOT p.addon AND p.valid_from <= at AND at < p.valid_until AND at < p.live_until));
+END
 $$;
 
 CREATE FUNCTION ref.resolve(name text, t uuid, u uuid, at timestamptz) RETURNS ref.answer LANGUAGE plpgsql STABLE AS $$
@@ -278,12 +296,15 @@ END
 $$;
 
 -- Grants in force at an instant. Without a limit is one only while what gave it is.
-CREATE FUNCTION ref.in_force(name text, t uuid, instant timestamptz) RETURNS TABLE (credit ref.credit, burnt numeric) LANGUAGE sql STABLE AS $$
+CREATE FUNCTION ref.in_force(name text, t uuid, instant timestamptz) RETURNS TABLE (credit ref.credit, burnt numeric) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY
     WITH r AS MATERIALIZED (SELECT * FROM ref.recurring(name, t, instant))
     SELECT c, coalesce((SELECT sum(b.amount) FROM ref.burn AS b WHERE b.credit = c.id AND b.at <= instant), 0)
       FROM ref.credit AS c
      WHERE c.feature = name AND c.holder = t AND c.valid_from <= instant AND instant < c.expires_at AND instant < c.voided_at
        AND (c.source IS NULL OR EXISTS (SELECT FROM r WHERE r.source = c.source AND (c.amount IS NOT NULL OR (r.says).unlimited)));
+END
 $$;
 
 CREATE FUNCTION ref.balance(answer ref.answer, name text, t uuid, at timestamptz) RETURNS ref.answer LANGUAGE plpgsql STABLE AS $$
