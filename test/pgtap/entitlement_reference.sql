@@ -629,11 +629,11 @@ BEGIN
         PERFORM grownext.tenant_create('reference-' || i, 'T', id => tenants[i], parent_id => CASE WHEN ref.chance(0.7) THEN tenants[i - 1] END,
                                        time_zone => ref.one_of('{UTC,America/New_York,Asia/Kolkata}'));
     END LOOP;
-    FOR n IN 1 .. 14 LOOP
+    FOR n IN 1 .. 12 LOOP
         now := now + floor(random() * 4) * interval '5 days';
         PERFORM set_config('grownext.test_clock', now::text, true);
         PERFORM ref.act(n, tenants, users, now);
-        PERFORM ref.use(catalogue, tenants, now) FROM generate_series(1, 2);
+        PERFORM ref.use(catalogue, tenants, now) FROM generate_series(1, CASE WHEN ref.chance(0.3) THEN 2 ELSE 1 END);
     END LOOP;
     IF ref.chance(0.1) THEN
         PERFORM grownext.tenant_suspend(tenants[1 + floor(random() * 3)::int], 'chance');
@@ -650,7 +650,7 @@ CREATE FUNCTION ref.instants(now timestamptz) RETURNS SETOF timestamptz LANGUAGE
                               UNION SELECT valid_from FROM _grownext.entitlement_override UNION SELECT valid_until FROM _grownext.entitlement_override
                               UNION SELECT valid_from FROM _grownext.entitlement_free_bundle) AS b (at)
              WHERE isfinite(b.at) ORDER BY b.at) AS c
-     WHERE ref.chance(0.2)
+     WHERE ref.chance(0.15)
     UNION ALL
     SELECT now
     UNION ALL
