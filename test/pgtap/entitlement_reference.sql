@@ -460,7 +460,7 @@ $$ SELECT choices[1 + floor(random() * cardinality(choices))::int] $$;
 
 CREATE FUNCTION ref.some_value(kind text) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    is_soft CONSTANT boolean := ref.chance(0.3);
+    is_soft CONSTANT boolean := ref.chance(0.4);
     quota jsonb := ref.one_of('{0,0,1,7,20,1000,9223372036854775807,"\"unlimited\""}')::jsonb;
     amount jsonb := ref.one_of('{0,3,7,20,20,100,9223372036854775807,"\"unlimited\""}')::jsonb;
 BEGIN
@@ -475,7 +475,7 @@ BEGIN
         WHEN 'seats' THEN CASE WHEN ref.chance(0.5) THEN quota ELSE jsonb_build_object('quota', quota) END
         WHEN 'limit' THEN CASE WHEN ref.chance(0.5) THEN quota ELSE jsonb_build_object('quota', quota) END
         ELSE CASE WHEN ref.chance(0.4) THEN quota
-                  ELSE jsonb_strip_nulls(jsonb_build_object('quota', CASE WHEN is_soft AND ref.chance(0.5) THEN '0' ELSE quota END, 'period', nullif(ref.one_of('{day,month,billing,never,-}'), '-'),
+                  ELSE jsonb_strip_nulls(jsonb_build_object('quota', CASE WHEN is_soft AND ref.chance(0.5) THEN '0' ELSE quota END, 'period', nullif(ref.one_of('{day,month,billing,never,-,-,-,-}'), '-'),
                                                             'soft', CASE WHEN is_soft THEN true END)) END
     END;
 END
