@@ -629,6 +629,10 @@ BEGIN
         PERFORM grownext.tenant_create('reference-' || i, 'T', id => tenants[i], parent_id => CASE WHEN ref.chance(0.7) THEN tenants[i - 1] END,
                                        time_zone => ref.one_of('{UTC,America/New_York,Asia/Kolkata}'));
     END LOOP;
+    -- several that hold all the time: what folds is rare otherwise
+    IF ref.chance(0.5) THEN
+        PERFORM grownext.subscription_start(tenants[2], 'b' || g, options => jsonb_build_object('external_id', 'all' || g, 'addon', g = 1)) FROM generate_series(1, 3) AS g;
+    END IF;
     FOR n IN 1 .. 12 LOOP
         now := now + floor(random() * 4) * interval '5 days';
         PERFORM set_config('grownext.test_clock', now::text, true);
