@@ -631,6 +631,7 @@ BEGIN
     END LOOP;
     -- several that hold all the time: what folds is rare otherwise
     IF ref.chance(0.5) THEN
+        PERFORM grownext.bundle_define('b' || g, jsonb_build_object('f2', jsonb_build_object('quota', g, 'soft', ref.chance(0.3)), 'f5', g)) FROM generate_series(1, 3) AS g;
         PERFORM grownext.subscription_start(tenants[2], 'b' || g, options => jsonb_build_object('external_id', 'all' || g, 'addon', g = 1)) FROM generate_series(1, 3) AS g;
     END IF;
     FOR n IN 1 .. 12 LOOP
