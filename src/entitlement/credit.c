@@ -91,7 +91,9 @@ gn_credit_read(const GnAnswer *answer, TimestampTz at, bool as_of, bool fresh,
 	static GnQuery past =
 		GN_QUERY(CREDITS_WITH("coalesce((SELECT sum(b.amount)"
 							  " FROM _grownext.entitlement_burn AS b"
-							  " WHERE b.credit_id = c.id AND b.at <= $3), 0)::bigint"),
+							  " WHERE b.credit_id = c.id AND b.at <= $3), 0)::bigint")
+				 /* what was written later was reckoned then, from what held then */
+				 " AND c.created_at <= $3",
 				 UUIDOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID);
 	Datum values[4] = {UUIDPGetDatum(&answer->holder), Int32GetDatum(answer->known->id),
 					   TimestampTzGetDatum(at),

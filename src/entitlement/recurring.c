@@ -48,20 +48,20 @@ static bool
 last_period(const GnAnswer *answer, const pg_uuid_t *source, TimestampTz at, bool fresh,
 			TimestampTz *expired_at, int64 *left)
 {
-	static GnQuery query = GN_QUERY(
-		"WITH last AS (SELECT max(c.expires_at) AS expires_at"
-		" FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = $1"
-		" AND c.feature_id = $2 AND c.source_id = $3 AND c.expires_at <= $4)"
-		" SELECT last.expires_at, coalesce(least(9223372036854775807, (SELECT"
-		" sum(c.amount - coalesce((SELECT sum(b.amount)"
-		" FROM _grownext.entitlement_burn AS b"
-		" WHERE b.credit_id = c.id AND b.at < c.expires_at), 0))"
-		" FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = $1"
-		" AND c.feature_id = $2 AND c.source_id = $3"
-		" AND c.expires_at = last.expires_at AND c.amount IS NOT NULL"
-		" AND (c.voided_at IS NULL OR c.voided_at >= c.expires_at))), 0)::bigint"
-		" FROM last",
-		UUIDOID, INT4OID, UUIDOID, TIMESTAMPTZOID);
+	static GnQuery query =
+		GN_QUERY("WITH last AS (SELECT max(c.expires_at) AS expires_at"
+				 " FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = $1"
+				 " AND c.feature_id = $2 AND c.source_id = $3 AND c.expires_at <= $4)"
+				 " SELECT last.expires_at, least(9223372036854775807, (SELECT"
+				 " coalesce(sum(c.amount - coalesce((SELECT sum(b.amount)"
+				 " FROM _grownext.entitlement_burn AS b"
+				 " WHERE b.credit_id = c.id AND b.at < c.expires_at), 0)), 0)"
+				 " FROM _grownext.entitlement_credit AS c WHERE c.tenant_id = $1"
+				 " AND c.feature_id = $2 AND c.source_id = $3"
+				 " AND c.expires_at = last.expires_at AND c.amount IS NOT NULL"
+				 " AND (c.voided_at IS NULL OR c.voided_at >= c.expires_at)))::bigint"
+				 " FROM last",
+				 UUIDOID, INT4OID, UUIDOID, TIMESTAMPTZOID);
 	Datum values[4] = {UUIDPGetDatum(&answer->holder), Int32GetDatum(answer->known->id),
 					   UUIDPGetDatum(source), TimestampTzGetDatum(at)};
 	bool isnull;

@@ -115,5 +115,23 @@ SELECT is((SELECT count(*) FROM (
     UNION ALL SELECT tenant_id FROM _grownext.entitlement_balance UNION ALL SELECT tenant_id FROM _grownext.entitlement_reservation) AS t
     WHERE t.tenant_id = (SELECT acme FROM world)), 0::bigint, 'nothing is left');
 
+-- Nothing but unlimited credit leaves nothing; the past is as it was told then -------------
+
+SELECT set_config('grownext.test_clock', '2031-01-10', true);
+SELECT grownext.bundle_define('tapc-past', '{"tapc.token": "unlimited"}');
+SELECT grownext.tenant_create('tapc-past', 'T', id => '00000000-0000-4000-8000-00000000c0de');
+SELECT grownext.subscription_start('00000000-0000-4000-8000-00000000c0de', 'tapc-past') AS past \gset
+SELECT grownext.usage_consume('tapc.token', 5, NULL, '00000000-0000-4000-8000-00000000c0de');
+SELECT set_config('grownext.test_clock', '2031-02-05', true);
+SELECT grownext.bundle_define('tapc-past', '{"tapc.token": {"amount": 10, "rollover": 50}}');
+SELECT grownext.subscription_change(:'past', 'tapc-past');
+SELECT is((grownext.entitlement('tapc.token', '00000000-0000-4000-8000-00000000c0de')).quota, 10::bigint, 'unlimited credit is not rolled over');
+SELECT set_config('grownext.test_clock', '2031-02-07', true);
+SELECT grownext.bundle_define('tapc-past', '{"tapc.token": {"amount": 30}}');
+SELECT grownext.subscription_change(:'past', 'tapc-past');
+SELECT grownext.usage_consume('tapc.token', 5, NULL, '00000000-0000-4000-8000-00000000c0de');
+SELECT is((grownext.entitlement('tapc.token', '00000000-0000-4000-8000-00000000c0de', '2031-02-06')).quota, 10::bigint, 'what is granted later does not change a past balance');
+SELECT set_config('grownext.test_clock', '', true);
+
 SELECT * FROM finish();
 ROLLBACK;
