@@ -42,50 +42,14 @@ GN_FUNCTION(gn_job_fetch);
 GN_FUNCTION(gn_job_complete);
 GN_FUNCTION(gn_job_complete_many);
 GN_FUNCTION(gn_job_fail);
-GN_FUNCTION(gn_job_extend);
 GN_FUNCTION(gn_job_snooze);
-GN_FUNCTION(gn_job_progress);
-GN_FUNCTION(gn_job_bind);
 GN_FUNCTION(gn_queue_lapse);
 
-#define MAX_COUNT 10000 /* jobs of one call */
-#define MAX_LEASE (7 * USECS_PER_DAY)
 #define MAX_DELAY (366 * USECS_PER_DAY)
 #define MAX_WORKER 200 /* bytes of a worker's name */
 #define LAPSE_AT_FETCH 100
 
 /* ---- arguments ---- */
-
-static void
-refuse_null(const char *what)
-{
-	ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					errmsg("%s must not be null", what)));
-}
-
-static void
-require_arguments(FunctionCallInfo fcinfo, int count, const char *const *names)
-{
-	for (int i = 0; i < count; i++)
-	{
-		if (PG_ARGISNULL(i))
-			refuse_null(names[i]);
-	}
-}
-
-static int64
-lease_argument(FunctionCallInfo fcinfo, int argument)
-{
-	int64 lease;
-
-	if (PG_ARGISNULL(argument))
-		refuse_null("lease");
-	lease = gn_interval_period(PG_GETARG_INTERVAL_P(argument));
-	if (lease <= 0 || lease > MAX_LEASE)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("a lease must be positive and at most 7 days")));
-	return lease;
-}
 
 /* A wait of 0 to 366 days. */
 static int64
@@ -103,29 +67,6 @@ delay_argument(FunctionCallInfo fcinfo, int argument, const char *what)
 	return period;
 }
 
-/* An array of bigint without nulls, as long as the one before it (or -1). */
-static Datum
-ids_argument(FunctionCallInfo fcinfo, int argument, const char *what, int *count)
-{
-	ArrayType *array;
-	int items;
-
-	if (PG_ARGISNULL(argument))
-		refuse_null(what);
-	array = PG_GETARG_ARRAYTYPE_P(argument);
-	items = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
-	if (array_contains_nulls(array))
-		refuse_null("an element of ids and lease_ids");
-	if (ARR_NDIM(array) > 1 || items > MAX_COUNT)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must be a list of at most %d", what, MAX_COUNT)));
-	if (*count >= 0 && items != *count)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must have one element per id", what)));
-	*count = items;
-	return PointerGetDatum(array);
-}
-
 static Datum
 one_id(int64 id)
 {
@@ -133,56 +74,6 @@ one_id(int64 id)
 
 	return PointerGetDatum(construct_array(&value, 1, INT8OID, sizeof(int64),
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
-static Datum
-id_array(const int64 *ids, int count)
-{
-	Datum *values = palloc((count + 1) * sizeof(Datum));
-
-	for (int i = 0; i < count; i++)
-		values[i] = Int64GetDatum(ids[i]);
-	return PointerGetDatum(construct_array(values, count, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
-static void
-require_right(Oid caller, const char *queue)
-{
-	if (gn_queue_user_may(caller, queue, "work"))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied to work queue \"%s\"", queue),
-			 errhint("An administrator grants it: SELECT grownext.queue_grant(%s, "
-					 "%s, 'work');",
-					 quote_literal_cstr(queue),
-					 quote_literal_cstr(GetUserNameFromId(caller, false)))));
-}
-
-const GnQueue *
-gn_lease_queue(const char *name)
-{
-	const GnQueue *queue;
-
-	if (gn_queue_is_internal(name))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("queue \"%s\" is internal", name),
-						errdetail("Queues named grownext.* belong to the platform.")));
-	queue = gn_queue_open(name);
-	require_right(GetUserId(), name);
-	return queue;
-}
-
-static void
-raise_stale(int64 id)
-{
-	ereport(ERROR,
-			(errcode(GN_ERRCODE_LEASE_STALE),
-			 errmsg("the lease of job " INT64_FORMAT " is not valid any more", id),
-			 errdetail("The job was handed out again, or is over, or the lease never "
-					   "was this one."),
-			 errhint("Roll back; see grownext.job_get(" INT64_FORMAT ").", id)));
 }
 
 /* ---- what ends a lease ---- */
@@ -380,16 +271,16 @@ gn_job_fetch(PG_FUNCTION_ARGS)
 	int64 lease;
 	int count;
 
-	require_arguments(fcinfo, lengthof(names), names);
+	gn_lease_require_arguments(fcinfo, lengthof(names), names);
 	PreventCommandIfReadOnly("job_fetch()");
 	gn_require_preload("job_fetch()");
 	gn_database_require_armed("job_fetch()");
 	queue = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	count = PG_GETARG_INT32(1);
-	if (count < 1 || count > MAX_COUNT)
+	if (count < 1 || count > GN_LEASE_MAX_COUNT)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("count must be between 1 and %d", MAX_COUNT)));
-	lease = lease_argument(fcinfo, 2);
+						errmsg("count must be between 1 and %d", GN_LEASE_MAX_COUNT)));
+	lease = gn_lease_argument(fcinfo, 2);
 	if (!PG_ARGISNULL(3))
 		worker = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	if (worker && (*worker == '\0' || strlen(worker) > MAX_WORKER))
@@ -420,7 +311,7 @@ pin_many(Oid caller, Datum ids, Datum lease_ids, GnJob **jobs)
 	for (int i = 0; i < count; i++)
 	{
 		if (i == 0 || strcmp((*jobs)[i].queue, (*jobs)[i - 1].queue) != 0)
-			require_right(caller, (*jobs)[i].queue);
+			gn_lease_require_right(caller, (*jobs)[i].queue);
 	}
 	return count;
 }
@@ -432,7 +323,7 @@ pin_one(Oid caller, int64 id, int64 lease_id)
 	GnJob *jobs;
 
 	if (pin_many(caller, one_id(id), one_id(lease_id), &jobs) == 0)
-		raise_stale(id);
+		gn_lease_raise_stale(id);
 	return jobs[0];
 }
 
@@ -503,7 +394,7 @@ settle(GnJob *jobs, int count, const Outcome *outcomes, int outcome_count)
 		return 0;
 	for (int i = 0; i < succeeded; i++)
 		done[i] = jobs[i].id;
-	gn_storage_succeed_many(id_array(done, succeeded),
+	gn_storage_succeed_many(gn_lease_id_array(done, succeeded),
 							results_of(jobs, succeeded, outcomes, outcome_count), now);
 	gn_flow_over(jobs, succeeded, "succeeded");
 	for (int i = 0; i < succeeded; i++)
@@ -526,7 +417,7 @@ gn_job_complete(PG_FUNCTION_ARGS)
 	GnJob job;
 	GnSpi spi;
 
-	require_arguments(fcinfo, lengthof(lease_names), lease_names);
+	gn_lease_require_arguments(fcinfo, lengthof(lease_names), lease_names);
 	PreventCommandIfReadOnly("job_complete()");
 	outcome.id = PG_GETARG_INT64(0);
 	if (!outcome.null)
@@ -587,8 +478,8 @@ gn_job_complete_many(PG_FUNCTION_ARGS)
 	GnSpi spi;
 
 	PreventCommandIfReadOnly("job_complete_many()");
-	ids = ids_argument(fcinfo, 0, "ids", &count);
-	lease_ids = ids_argument(fcinfo, 1, "lease_ids", &count);
+	ids = gn_lease_ids(fcinfo, 0, "ids", &count);
+	lease_ids = gn_lease_ids(fcinfo, 1, "lease_ids", &count);
 	outcomes = outcomes_argument(fcinfo, 2, ids, count);
 	settled = palloc((count + 1) * sizeof(int64));
 	gn_prepare_refuse("job_complete_many()");
@@ -598,7 +489,7 @@ gn_job_complete_many(PG_FUNCTION_ARGS)
 	for (int i = 0; i < settled_count; i++)
 		settled[i] = jobs[i].id;
 	gn_spi_end(&spi);
-	PG_RETURN_DATUM(id_array(settled, settled_count));
+	PG_RETURN_DATUM(gn_lease_id_array(settled, settled_count));
 }
 
 /* What is stored of a worker's error. */
@@ -609,7 +500,7 @@ error_argument(FunctionCallInfo fcinfo, int argument)
 	int length;
 
 	if (PG_ARGISNULL(argument))
-		refuse_null("error");
+		gn_lease_refuse_null("error");
 	error = text_to_cstring(PG_GETARG_TEXT_PP(argument));
 	length = (int) strlen(error);
 	if (length > GN_MAX_ERROR)
@@ -649,7 +540,7 @@ gn_job_fail(PG_FUNCTION_ARGS)
 	GnJob *jobs;
 	GnSpi spi;
 
-	require_arguments(fcinfo, lengthof(lease_names), lease_names);
+	gn_lease_require_arguments(fcinfo, lengthof(lease_names), lease_names);
 	PreventCommandIfReadOnly("job_fail()");
 	error = error_argument(fcinfo, 2);
 	if (!PG_ARGISNULL(3))
@@ -675,14 +566,14 @@ gn_job_snooze(PG_FUNCTION_ARGS)
 	GnJob job;
 	GnSpi spi;
 
-	require_arguments(fcinfo, lengthof(names), names);
+	gn_lease_require_arguments(fcinfo, lengthof(names), names);
 	PreventCommandIfReadOnly("job_snooze()");
 	delay = delay_argument(fcinfo, 2, "delay");
 	gn_prepare_refuse("job_snooze()");
 	gn_spi_begin(&spi);
 	job = pin_one(caller, PG_GETARG_INT64(0), PG_GETARG_INT64(1));
 	if (job.lease_until == 0)
-		raise_stale(job.id); /* it waits for its next attempt */
+		gn_lease_raise_stale(job.id); /* it waits for its next attempt */
 	job.lease_id = 0;
 	if (job.cancelled)
 		cancel_job(&job, GN_CANCELLED, now);
@@ -694,112 +585,5 @@ gn_job_snooze(PG_FUNCTION_ARGS)
 		give_place(job.queue);
 	}
 	gn_spi_end(&spi);
-	PG_RETURN_VOID();
-}
-
-/* ---- meanwhile ---- */
-
-/* SQL: grownext.job_extend(ids bigint[], lease_ids bigint[], lease interval) */
-Datum
-gn_job_extend(PG_FUNCTION_ARGS)
-{
-	Oid caller = GetUserId();
-	MemoryContext memory = CurrentMemoryContext;
-	int count = -1;
-	int64 lease;
-	int64 *held;
-	Datum ids;
-	Datum lease_ids;
-	Datum result;
-	char **queues;
-	GnSpi spi;
-
-	PreventCommandIfReadOnly("job_extend()");
-	ids = ids_argument(fcinfo, 0, "ids", &count);
-	lease_ids = ids_argument(fcinfo, 1, "lease_ids", &count);
-	lease = lease_argument(fcinfo, 2);
-	gn_prepare_refuse("job_extend()");
-	gn_spi_begin(&spi);
-	count = gn_storage_leased_queues(ids, lease_ids, &queues);
-	for (int i = 0; i < count; i++)
-		require_right(caller, queues[i]);
-	count = gn_storage_extend(ids, lease_ids, gn_now() + lease, &held);
-	MemoryContextSwitchTo(memory);
-	result = id_array(held, count);
-	gn_spi_end(&spi);
-	PG_RETURN_DATUM(result);
-}
-
-static Jsonb *
-progress_argument(FunctionCallInfo fcinfo, int argument)
-{
-	Jsonb *progress = PG_GETARG_JSONB_P(argument);
-
-	if (VARSIZE(progress) > GN_MAX_PROGRESS)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("progress of a job exceeds %d bytes", GN_MAX_PROGRESS)));
-	return progress;
-}
-
-/* SQL: grownext.job_progress(id bigint, progress jsonb) */
-Datum
-gn_job_progress(PG_FUNCTION_ARGS)
-{
-	static const char *const names[] = {"id", "progress"};
-	Oid caller = GetUserId();
-	int64 id;
-	Jsonb *progress;
-	bool running;
-	GnJob job;
-	GnSpi spi;
-
-	require_arguments(fcinfo, lengthof(names), names);
-	id = PG_GETARG_INT64(0);
-	progress = progress_argument(fcinfo, 1);
-	if (gn_executor_has(id))
-	{
-		gn_running_report(progress);
-		PG_RETURN_VOID();
-	}
-	PreventCommandIfReadOnly("job_progress()");
-	gn_spi_begin(&spi);
-	running = gn_storage_look(id, 0, &job);
-	if (running)
-	{
-		require_right(caller, job.queue);
-		gn_storage_progress(id, progress);
-	}
-	gn_spi_end(&spi);
-	if (!running)
-		ereport(ERROR, (errcode(GN_ERRCODE_LEASE_STALE),
-						errmsg("nobody has a lease of job " INT64_FORMAT, id),
-						errdetail("Progress is reported for jobs that run.")));
-	PG_RETURN_VOID();
-}
-
-/* SQL: grownext.job_bind(id bigint, lease_id bigint) */
-Datum
-gn_job_bind(PG_FUNCTION_ARGS)
-{
-	Oid caller = GetUserId();
-	MemoryContext memory = CurrentMemoryContext;
-	Jsonb *claims;
-	GnJob job;
-	GnSpi spi;
-
-	require_arguments(fcinfo, lengthof(lease_names), lease_names);
-	gn_spi_begin(&spi);
-	/* No lock: the worker goes on to renew the lease, on another connection. */
-	if (PG_GETARG_INT64(1) == 0 ||
-		!gn_storage_look(PG_GETARG_INT64(0), PG_GETARG_INT64(1), &job))
-		raise_stale(PG_GETARG_INT64(0));
-	require_right(caller, job.queue);
-	MemoryContextSwitchTo(memory);
-	/* a job without a context is nobody's, not that of the job before it */
-	claims = job.claims ? DatumGetJsonbPCopy(JsonbPGetDatum(job.claims))
-						: gn_jsonb_from_text("{}");
-	gn_spi_end(&spi);
-	gn_context_bind(GN_CONTEXT_JOB, claims, NULL);
-	gn_warn_outside_block("job_bind()");
 	PG_RETURN_VOID();
 }
