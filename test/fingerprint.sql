@@ -15,7 +15,8 @@ relation AS (
 SELECT kind, name, pg_catalog.replace(definition, E'\n', ' ') AS definition FROM (
 SELECT 'member' AS kind, name, coalesce(pg_catalog.obj_description(objid, class::pg_catalog.name), '') AS definition FROM member
 UNION ALL
-SELECT 'function', m.name, pg_catalog.concat_ws(' ', pg_catalog.pg_get_functiondef(p.oid), 'owner', pg_catalog.pg_get_userbyid(p.proowner), p.prosrc, p.probin,
+SELECT 'function', m.name, pg_catalog.concat_ws(' ', CASE WHEN p.prokind <> 'a' THEN pg_catalog.pg_get_functiondef(p.oid) END,
+       (SELECT pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggtranstype::pg_catalog.regtype, a.agginitval) FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid), 'owner', pg_catalog.pg_get_userbyid(p.proowner), p.prosrc, p.probin,
        (SELECT pg_catalog.string_agg(a::text, ' ' ORDER BY a::text) FROM pg_catalog.unnest(p.proacl) AS a))
   FROM member AS m JOIN pg_catalog.pg_proc AS p ON p.oid = m.objid AND m.class = 'pg_proc'
 UNION ALL

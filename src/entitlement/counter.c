@@ -396,7 +396,12 @@ gn_counter_give_back(const GnCounter *counter, int64 amount, TimestampTz at,
 
 	change.feature.name = pstrdup(change.feature.name);
 	if (run(&change) != GN_COUNT_DONE)
-		return false;
+	{
+		/* A denial by what was read may be one by what another tier left elsewhere. */
+		change.folds = true;
+		if (run(&change) != GN_COUNT_DONE)
+			return false;
+	}
 	*state = change.state;
 	return true;
 }
