@@ -396,12 +396,7 @@ gn_counter_give_back(const GnCounter *counter, int64 amount, TimestampTz at,
 
 	change.feature.name = pstrdup(change.feature.name);
 	if (run(&change) != GN_COUNT_DONE)
-	{
-		/* A denial by what was read may be one by what another tier left elsewhere. */
-		change.folds = true;
-		if (run(&change) != GN_COUNT_DONE)
-			return false;
-	}
+		return false;
 	*state = change.state;
 	return true;
 }

@@ -45,6 +45,8 @@ CREATE TABLE truth (feature text NOT NULL, amount bigint NOT NULL);
 CREATE TABLE wrong (feature text, amount bigint, result grownext.usage_result);
 CREATE TABLE progress (session int PRIMARY KEY, done int NOT NULL, granted int NOT NULL, denied int NOT NULL, undone int NOT NULL);
 INSERT INTO progress SELECT s, 0, 0, 0, 0 FROM generate_series(1, $sessions) AS s;
+-- Something is used from the start, so that a return never takes what a reservation holds.
+INSERT INTO truth SELECT f.feature, 200 FROM feature AS f WHERE (grownext.usage_consume(f.feature, 200, tenant_id => '$tenant')).allowed;
 
 -- Commits or releases a reservation, unless somebody else did or it expired: what became of
 -- it stands in its row.
