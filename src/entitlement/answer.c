@@ -38,15 +38,14 @@ const GnComponent gn_entitlement_component = {
 	.tick = "SELECT _grownext.entitlement_tick($1)",
 };
 
-/* Only subscriptions have an anchor; what holds without one follows the calendar. */
-static void
-find_period(TimestampTz at, GnAnswer *answer)
+void
+gn_setting_period(const GnSetting *setting, pg_tz *zone, TimestampTz at,
+				  TimestampTz *start, TimestampTz *end)
 {
-	const GnSetting *setting = &answer->decision.setting;
 	bool anchored = setting->billing_anchor && !TIMESTAMP_NOT_FINITE(setting->anchor);
 
-	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL, answer->zone,
-					 at, &answer->period_start, &answer->period_end);
+	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL, zone, at,
+					 start, end);
 }
 
 static void
@@ -154,7 +153,8 @@ answer_feature(const GnQuestion *question, const GnRecord *record,
 			gn_entitlement_resolve(NULL, record->state, NULL, NULL, NULL);
 	}
 	if (answer->counted)
-		find_period(question->at, answer);
+		gn_setting_period(&answer->decision.setting, answer->zone, question->at,
+						  &answer->period_start, &answer->period_end);
 	MemoryContextSwitchTo(caller);
 }
 

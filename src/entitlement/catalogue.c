@@ -5,7 +5,7 @@
  *
  * A catalogue is small, asked all the time and changed by people: it is read whole, and
  * again when its marker moved. Who reads it between two messages of one change keeps
- *the older generation with it, so the next call reads it again.
+ * the older generation with it, so the next call reads it again.
  */
 #include "postgres.h"
 

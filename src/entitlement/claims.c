@@ -5,9 +5,9 @@
  * A token outlives what it says, so it also says of what it is the truth: entc is the
  * version of the catalogue, without which the bits have no names, and entv that of what
  * the tenant is entitled to. Both are digests of content: no counter has to be kept
- *that changes would wait for, a server and its standby and a restored copy agree, and
- *what was taken back leaves no trace. Limits and balances never travel; entv covers
- *limits, so that who keeps them elsewhere knows when to ask again.
+ * that changes would wait for, a server and its standby and a restored copy agree, and
+ * what was taken back leaves no trace. Limits and balances never travel; entv covers
+ * limits, so that who keeps them elsewhere knows when to ask again.
  *
  * Whether a token is current is asked by making the claims again: a version that
  * somebody else signed over other bits is no match.

@@ -4,8 +4,8 @@
  *	  subscriptions with what their bundles say, the free bundle where there is none.
  *
  * Three or four small plans under one snapshot. What is not yet in force is read with
- *the rest, because the instant at which it will be bounds the time for which the answer
- *holds: nobody has to tell a cache that a trial is over.
+ * the rest, because the instant at which it will be bounds the time for which the
+ * answer holds: nobody has to tell a cache that a trial is over.
  */
 #include "postgres.h"
 

@@ -8,14 +8,14 @@
  * that the quota was used up. The escrow tier (escrow.c) spreads the room over rows of
  * which a consume needs one; the soft tier (soft.c) writes events that are counted
  * later. Whatever an earlier tier left is gathered into row 0 before a strict consume
- *counts.
+ * counts.
  *
  * Waiting may take long, and meanwhile the right may have ended. The change marker
  * tells: has anything that the answer rests on changed, nothing is written and the
  * question is asked again.
  *
  * Lock order: row 0, then shards by number, then events. A transaction that counts
- *twice in an escrow counter may hold a shard out of that order: it can end in 40P01.
+ * twice in an escrow counter may hold a shard out of that order: it can end in 40P01.
  */
 #include "postgres.h"
 

@@ -9,8 +9,8 @@
  * A row is read as of the latest snapshot and written only if that version is still the
  * newest and free; otherwise it is locked, which waits and follows the row to its
  * newest version, as READ COMMITTED does. Under REPEATABLE READ and above a version
- *that the snapshot does not know raises 40001. The table has one index, the primary
- *key, and no column of it ever changes.
+ * that the snapshot does not know raises 40001. The table has one index, the primary
+ * key, and no column of it ever changes.
  */
 #include "postgres.h"
 

@@ -25,16 +25,6 @@ column(uint64 row, int number, bool *isnull)
 						 isnull);
 }
 
-void
-gn_credit_period(const GnSetting *setting, pg_tz *zone, TimestampTz at,
-				 TimestampTz *start, TimestampTz *end)
-{
-	bool anchored = setting->billing_anchor && !TIMESTAMP_NOT_FINITE(setting->anchor);
-
-	gn_period_bounds(setting->period, anchored ? &setting->anchor : NULL, zone, at,
-					 start, end);
-}
-
 /* When the first of the running periods began. */
 static TimestampTz
 earliest_period(const GnAnswer *answer, TimestampTz at)
@@ -46,8 +36,8 @@ earliest_period(const GnAnswer *answer, TimestampTz at)
 		TimestampTz start;
 		TimestampTz end;
 
-		gn_credit_period(&answer->decision.recurring[i].setting, answer->zone, at,
-						 &start, &end);
+		gn_setting_period(&answer->decision.recurring[i].setting, answer->zone, at,
+						  &start, &end);
 		since = Min(since, start);
 	}
 	return since;
@@ -145,8 +135,8 @@ next_grant(const GnAnswer *answer, TimestampTz at)
 		TimestampTz start;
 		TimestampTz end;
 
-		gn_credit_period(&answer->decision.recurring[i].setting, answer->zone, at,
-						 &start, &end);
+		gn_setting_period(&answer->decision.recurring[i].setting, answer->zone, at,
+						  &start, &end);
 		next = Min(next, end);
 	}
 	return next;

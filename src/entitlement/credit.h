@@ -46,10 +46,6 @@ extern GnCreditDue *
 gn_credit_due(const GnAnswer *answer, TimestampTz at, const GnCredit *credits,
 			  int count, bool fresh, int *due_count);
 
-/* The period of a source that contains an instant. */
-extern void gn_credit_period(const GnSetting *setting, pg_tz *zone, TimestampTz at,
-							 TimestampTz *start, TimestampTz *end);
-
 /*
  * The grants of the balance that an answer is about, in force or counting against what
  * is due. burnt is that of the instant if as_of, else the latest.

@@ -66,6 +66,13 @@ gn_entitlement_answer_from(const struct GnRecord *record, const GnQuestion *ques
  */
 extern void gn_gauges_read(const GnQuestion *question, GnAnswer *answers, int count);
 
+/*
+ * The period of a setting that contains an instant. Only subscriptions have an anchor;
+ * what holds without one follows the calendar.
+ */
+extern void gn_setting_period(const GnSetting *setting, pg_tz *zone, TimestampTz at,
+							  TimestampTz *start, TimestampTz *end);
+
 /* What is left of a quota, never below zero; false: unlimited. */
 extern bool gn_entitlement_remaining(const GnAnswer *answer, int64 *remaining);
 

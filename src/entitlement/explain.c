@@ -3,7 +3,7 @@
  *	  entitlement_explain(): every rule that was looked at, what had a say, who decided.
  *
  * The trace comes from the resolver that decides, run over what the tables say under
- *the snapshot of the answer, so an explanation cannot disagree with the decision.
+ * the snapshot of the answer, so an explanation cannot disagree with the decision.
  */
 #include "postgres.h"
 

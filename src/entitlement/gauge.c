@@ -13,26 +13,18 @@
 #include "utils/builtins.h"
 
 #include "core/core.h"
-#include "entitlement/entitlement.h"
-
-static int64
-first_number(void)
-{
-	bool isnull;
-
-	return DatumGetInt64(
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-}
+#include "entitlement/usage.h"
 
 static int64
 seats_in_use(const pg_uuid_t *tenant)
 {
 	static GnQuery query = GN_QUERY("SELECT _grownext.tenant_seats($1)", UUIDOID);
 	Datum values[1] = {UUIDPGetDatum(tenant)};
-	int64 used = 0;
+	int64 used;
+	bool isnull;
 
-	if (gn_spi_execute(&query, values, NULL, true) == 1)
-		used = first_number();
+	gn_spi_execute(&query, values, NULL, true);
+	used = DatumGetInt64(gn_usage_column(1, &isnull));
 	SPI_freetuptable(SPI_tuptable);
 	return used;
 }
@@ -40,18 +32,14 @@ seats_in_use(const pg_uuid_t *tenant)
 static int64
 rows_in_use(const pg_uuid_t *tenant, int feature)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT u.used FROM _grownext.entitlement_usage AS u"
-				 " WHERE u.tenant_id = $1 AND u.feature_id = $2"
-				 " AND u.period_start = '-infinity' AND u.period = 'never'",
-				 UUIDOID, INT4OID);
-	Datum values[2] = {UUIDPGetDatum(tenant), Int32GetDatum(feature)};
-	int64 used = 0;
+	GnCounter counter = {
+		.tenant = *tenant,
+		.feature = feature,
+		.period = GN_PERIOD_NEVER,
+		.start = DT_NOBEGIN,
+	};
 
-	if (gn_spi_execute(&query, values, NULL, true) == 1)
-		used = first_number();
-	SPI_freetuptable(SPI_tuptable);
-	return used;
+	return gn_counter_seen(&counter);
 }
 
 void

@@ -6,8 +6,8 @@
  * it is, because security conditions are tied to their table. The support function
  * makes it a subquery without a FROM clause, which is asked once per statement (an
  * InitPlan), as people are told to write by hand and forget; what is left for each row
- *is the test of a parameter. It never folds to a constant: a cached plan would outlive
- *the entitlement.
+ * is the test of a parameter. It never folds to a constant: a cached plan would outlive
+ * the entitlement.
  */
 #include "postgres.h"
 

@@ -4,7 +4,7 @@
  *	  it.
  *
  * The tenant is compiled twice under one snapshot: as it is, and with the phase that
- *the change would begin in the place of the subscription's own. Both go through the
+ * the change would begin in the place of the subscription's own. Both go through the
  * resolver that decides, so what is announced is what will be.
  */
 #include "postgres.h"

@@ -144,7 +144,7 @@ rolled_over(const GnAnswer *answer, const GnRecurring *recurring, TimestampTz st
 			left = 0;
 			break;
 		}
-		gn_credit_period(setting, zone, start - 1, &before, &end);
+		gn_setting_period(setting, zone, start - 1, &before, &end);
 		if (known && expired_at > before)
 			break;
 		idle_count++;
@@ -189,7 +189,7 @@ add_due(const GnAnswer *answer, const GnRecurring *recurring, TimestampTz at,
 	bool touched = false;
 	GnCreditDue next;
 
-	gn_credit_period(&recurring->setting, answer->zone, at, &start, &end);
+	gn_setting_period(&recurring->setting, answer->zone, at, &start, &end);
 	for (int i = 0; i < count; i++)
 	{
 		if (!credits[i].recurring ||

@@ -7,8 +7,8 @@
  * answers can disagree. First decisive wins: unknown feature, unknown tenant,
  * tenant not active, the pool above, block, grant to the user, grant to the tenant,
  * live subscriptions and add-ons folded with grants that add, the parent, the free
- *bundle, the feature's default. Each rule that was looked at leaves a step in the
- *trace, so an explanation is the decision itself, seen from the side.
+ * bundle, the feature's default. Each rule that was looked at leaves a step in the
+ * trace, so an explanation is the decision itself, seen from the side.
  */
 #include "postgres.h"
 

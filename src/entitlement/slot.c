@@ -3,10 +3,11 @@
  *	  The ledger: what of a counter was used in which quarter of an hour.
  *
  * The slot that runs is part of the counter's row, so a change costs the ledger
- *nothing: it is the same heap-only update. The first change in another quarter of an
- *hour writes the finished slot to entitlement_usage_slot. What belongs to a slot before
- *the running one, such as a late record, goes there at once. Slots and running slots of
- *a counter therefore always sum to what it says, and what rolls back is in neither.
+ * nothing: it is the same heap-only update. The first change in another quarter of an
+ * hour writes the finished slot to entitlement_usage_slot. What belongs to a slot
+ * before the running one, such as a late record, goes there at once. Slots and running
+ * slots of a counter therefore always sum to what it says, and what rolls back is in
+ * neither.
  *
  * Each row of an escrow counter has slots of its own, written under the lock of the
  * row: nobody waits for a slot who did not wait for the row.

@@ -11,8 +11,8 @@
  * Summing up the events at each consume would be dear, so a backend remembers the total
  * that it read last and adds what it consumes itself. It reads again after a tenth of a
  * second, or so much later that reading takes a hundredth of its time, a second at
- *most; near the quota and at thresholds; and after an abort, which may have taken back
- *what was added.
+ * most; near the quota and at thresholds; and after an abort, which may have taken back
+ * what was added.
  *
  * Row 0 is locked only to note that there are events, another quota, or a threshold.
  */

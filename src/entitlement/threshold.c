@@ -3,9 +3,9 @@
  *	  Thresholds: a counter tells once when it reaches a percentage of its quota.
  *
  * Row 0 of a counter remembers the highest percentage that fired, so what fires once
- *per counter and period is a comparison of numbers under the row's lock, and a rollback
- * takes the memory back together with the event. Units that come back, and a quota that
- * is raised, do not make a threshold fire again in the same period.
+ * per counter and period is a comparison of numbers under the row's lock, and a
+ * rollback takes the memory back together with the event. Units that come back, and a
+ * quota that is raised, do not make a threshold fire again in the same period.
  */
 #include "postgres.h"
 

@@ -4,8 +4,8 @@
  *
  * A consume resolves the right as of now and counts (counter.c). Counting may wait for
  * another transaction, and meanwhile the right may have ended. The change marker tells:
- * has anything that answers depend on changed since we resolved, the units are taken
- * back and the question is asked again. The row is ours by then, so nobody saw them.
+ * has anything that answers depend on changed since we resolved, nothing is counted and
+ * the question is asked again.
  *
  * Lock order: idempotency key (usage_key.c), then counter.
  */

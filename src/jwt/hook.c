@@ -8,7 +8,7 @@
  * owner and roles that stand above row security are refused, and all is checked again
  * for every token: a function dropped and made anew by somebody else does not run. What
  * it does is a security-restricted operation, so that nothing of it is left to run
- *later as somebody else.
+ * later as somebody else.
  *
  * A hook adds; it never says what the platform vouches for. The text of its errors may
  * quote what it was given, so only their code is passed on.

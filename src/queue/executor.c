@@ -406,14 +406,12 @@ run_handler(Run *run)
 	call_next(run);
 }
 
-/* Why the job is not to be begun: somebody has cancelled it, or its deadline has passed
- * in a queue that does without such jobs. NULL: nothing is against it. */
-static const char *
-unwanted(const Run *run)
+const char *
+gn_job_unwanted(const GnQueue *queue, const GnJob *job, TimestampTz now)
 {
-	if (run->job.cancelled)
+	if (job->cancelled)
 		return GN_CANCELLED;
-	if (run->queue.expire && run->job.deadline && run->job.deadline < run->started_at)
+	if (queue->expire && job->deadline && job->deadline < now)
 		return GN_DEADLINE_PASSED;
 	return NULL;
 }
@@ -626,7 +624,7 @@ run_taken_job(Run *run)
 	QueryCancelPending = false; /* meant for an earlier job */
 	gn_running_begin(run->job.id, run->started_at);
 	report_activity(run);
-	reason = unwanted(run);
+	reason = gn_job_unwanted(&run->queue, &run->job, run->started_at);
 	if (reason == NULL)
 		note_start(run);
 	PG_TRY();

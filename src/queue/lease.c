@@ -173,10 +173,8 @@ keep_wanted(const GnQueue *queue, GnJob *jobs, int count, TimestampTz now)
 
 	for (int i = 0; i < count; i++)
 	{
-		const char *reason = jobs[i].cancelled ? GN_CANCELLED : NULL;
+		const char *reason = gn_job_unwanted(queue, &jobs[i], now);
 
-		if (!reason && queue->expire && jobs[i].deadline && jobs[i].deadline < now)
-			reason = GN_DEADLINE_PASSED;
 		if (reason)
 		{
 			GnJob unbegun = jobs[i];

@@ -1,7 +1,7 @@
 /*
  * src/queue/running.c
  *	  What each executor runs now, in shared memory: to stop it, and to see how far it
- *is.
+ * is.
  *
  * An interrupt must hit the job that it is meant for and never the next one. A signal
  * says nothing of that, so it only makes the executor look: whoever interrupts writes

@@ -12,20 +12,7 @@ CREATE ROLE regress_member LOGIN IN ROLE regress_producer;
 CREATE ROLE regress_stranger LOGIN IN ROLE grownext_user;
 CREATE SCHEMA work AUTHORIZATION regress_worker;
 
--- what a statement of a role comes to: its value as text, or its SQLSTATE
-CREATE FUNCTION pg_temp.as_role(who name, statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    value text;
-BEGIN
-    EXECUTE format('SET LOCAL SESSION AUTHORIZATION %I', who);
-    BEGIN
-        EXECUTE statement INTO value;
-    EXCEPTION WHEN OTHERS THEN
-        value := SQLSTATE;
-    END;
-    RESET SESSION AUTHORIZATION;
-    RETURN value;
-END $$;
+\ir ../lib/as_role.psql
 
 -- Administration is the administrator's ------------------------------------------
 

@@ -9,20 +9,7 @@ CREATE ROLE regress_worker LOGIN;
 CREATE ROLE regress_producer LOGIN;
 CREATE ROLE regress_stranger LOGIN IN ROLE grownext_user;
 
--- what a statement of a role comes to: its value as text, or its SQLSTATE
-CREATE FUNCTION pg_temp.as_role(who name, statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    value text;
-BEGIN
-    EXECUTE format('SET LOCAL SESSION AUTHORIZATION %I', who);
-    BEGIN
-        EXECUTE statement INTO value;
-    EXCEPTION WHEN OTHERS THEN
-        value := SQLSTATE;
-    END;
-    RESET SESSION AUTHORIZATION;
-    RETURN value;
-END $$;
+\ir ../lib/as_role.psql
 
 SELECT grownext.queue_define(q, o::jsonb)
   FROM (VALUES ('mail', '{"backoff_base": "10 s", "backoff_cap": "1 h"}'), ('other', '{}'), ('narrow', '{"concurrency": 2}'),

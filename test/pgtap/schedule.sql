@@ -14,20 +14,7 @@ CREATE ROLE regress_producer LOGIN;
 SELECT lives_ok($$SELECT grownext.queue_define('q')$$, 'a queue');
 SELECT lives_ok($$SELECT grownext.queue_grant('q', 'regress_producer', 'enqueue')$$, 'and somebody who may enqueue');
 
--- what a statement of a role comes to: its value as text, or its SQLSTATE
-CREATE FUNCTION pg_temp.as_role(who name, statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    value text;
-BEGIN
-    EXECUTE format('SET LOCAL SESSION AUTHORIZATION %I', who);
-    BEGIN
-        EXECUTE statement INTO value;
-    EXCEPTION WHEN OTHERS THEN
-        value := SQLSTATE;
-    END;
-    RESET SESSION AUTHORIZATION;
-    RETURN value;
-END $$;
+\ir ../lib/as_role.psql
 
 -- Cron is everybody's who is signed in --------------------------------------------
 
