@@ -172,6 +172,19 @@ cmp_ok($node->safe_psql('app', "SELECT sum(amount) FROM tally WHERE what = 'rota
 cmp_ok($node->safe_psql('app', 'SELECT count(*) FROM revoked'), '>', 1, 'and revocations');
 is($node->safe_psql('app', "SELECT count(*) FROM grownext.signing_key WHERE purpose = 'access' AND state = 'active'"), '1', 'one key is active');
 
+# kill_backend(PID, RUN): kills a backend and ends its client. The server is back once it has
+# another checkpointer; just after the kill it may still answer, and crash then.
+sub kill_backend
+{
+	my ($pid, $run) = @_;
+	my $since = "SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
+	my $before = $node->safe_psql('app', $since);
+	kill('KILL', $pid);
+	eval { $run->finish };
+	$node->poll_query_until('app', "SELECT backend_start > '$before' FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+		or die 'the server did not come back';
+}
+
 # ---- a crash in the middle ----------------------------------------------------------
 
 $node->append_conf('postgresql.conf', 'restart_after_crash = on');
@@ -182,15 +195,12 @@ my $signs = 0;
 foreach my $round (1 .. $crashes)
 {
 	my ($in, $out, $err) = ('', '', '');
-	my $restarts = $node->safe_psql('app', 'SELECT pg_postmaster_start_time()');
 	my $run = IPC::Run::start([ 'psql', '-X', '-q', '-At', '-d', $node->connstr('app') ], '<', \$in, '>', \$out, '2>', \$err);
 	$in = "SELECT pg_backend_pid();\n" . "SELECT grownext.key_rotate(force => true);\n" x 2000;
 	$run->pump until $out =~ /^(\d+)\n.{43}\n/m or not $run->pumpable;
 	my ($pid) = $out =~ /^(\d+)$/m;
 	sleep(rand(0.1)); # the random moment
-	kill('KILL', $pid);
-	eval { $run->finish };
-	$node->poll_query_until('app', 'SELECT true') or die 'the server did not come back';
+	kill_backend($pid, $run);
 	my ($last) = (split /\n/, $out)[-1];
 	$one_active++ if $node->safe_psql('app', "SELECT count(*) FROM grownext.signing_key WHERE purpose = 'access' AND state = 'active'") eq '1';
 	$signs++ if $node->safe_psql('app', "SELECT (grownext.jwt_inspect(grownext.jwt_mint('ann'))).active") eq 't';
@@ -262,10 +272,8 @@ my $run = IPC::Run::start([ 'psql', '-X', '-q', '-At', '-d', $node->connstr('app
 $in = "SELECT pg_backend_pid(); BEGIN; SELECT grownext.key_rewrap(); SELECT 'waits';\n";
 $run->pump until $out =~ /waits/ or not $run->pumpable;
 my ($pid) = $out =~ /^(\d+)$/m;
-kill('KILL', $pid);
 $in = "\\q\n";
-eval { $run->finish };
-$node->poll_query_until('app', 'SELECT true') or die 'the server did not come back';
+kill_backend($pid, $run);
 like(item($node, 'sealed values'), qr/^degraded: /, 'a rewrap that was killed has done nothing');
 cmp_ok($node->safe_psql('app', 'SELECT grownext.key_rewrap()'), '>', '15', 'the next one does it all');
 is($node->safe_psql('app', 'SELECT grownext.key_rewrap()'), '0', 'and another one has nothing to do');

@@ -172,8 +172,11 @@ my @changes = (
 sub ask
 {
 	my ($sql) = @_;
-	my ($status, $out) = $node->psql('postgres', $sql);
-	return $status == 0 ? $out : undef;
+	my ($out, $err);
+	# not by a pipe: see session_start()
+	my $ran = IPC::Run::run([ 'psql', '-X', '-q', '-At', '-d', $node->connstr('postgres'), '-c', $sql ], '<', '/dev/null', '>', \$out, '2>', \$err);
+	chomp $out;
+	return $ran ? $out : undef;
 }
 
 my %running;
