@@ -36,6 +36,8 @@ typedef struct Wishes
 	struct Wishes *outer;
 } Wishes;
 
+void (*gn_before_wake)(bool prepared) = NULL;
+
 static Wishes *wishes = NULL; /* innermost first; memory of TopTransactionContext */
 static bool registered = false;
 
@@ -98,6 +100,8 @@ end_transaction(XactEvent event, void *arg)
 	wishes = NULL;
 	if (w == NULL || event != XACT_EVENT_COMMIT)
 		return;
+	if (gn_before_wake)
+		gn_before_wake(w->scan);
 	if (w->recheck)
 		gn_worker_recheck(MyDatabaseId);
 	if (w->scan)

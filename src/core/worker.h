@@ -16,6 +16,13 @@ extern void gn_worker_wake_at_commit(int jobs);
 /* Asks the scheduler for a pass at the commit of the current transaction. */
 extern void gn_worker_tick_at_commit(void);
 
+/*
+ * Whoever wakes executors when a transaction has committed calls this first: what they
+ * are to find is put where they look. It throws nothing. COMMIT PREPARED knows only
+ * that there may be something.
+ */
+extern void (*gn_before_wake)(bool prepared);
+
 /* For executor_run: a unit of work is taken; nobody counts on us until it is done. */
 extern void gn_worker_engage(void);
 

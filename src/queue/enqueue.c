@@ -26,6 +26,7 @@
 #include "queue/lock.h"
 #include "queue/metrics.h"
 #include "queue/queue.h"
+#include "queue/ready.h"
 #include "queue/storage.h"
 #include "queue/wait.h"
 
@@ -193,16 +194,25 @@ note_enqueued(const GnJob *job, int count)
 	gn_metrics_note_at_commit(job->queue, &enqueued);
 }
 
+/* Jobs of an ordered queue are looked for in the table. */
+static void
+note_ready(bool ordered, const GnJob *job, int64 id)
+{
+	if (!ordered)
+		gn_ready_note(job->queue, job->priority, job->group_key, id);
+}
+
 static int64
 store_job(const GnEnqueue *request, const GnQueue *queue)
 {
 	GnJob job;
 	bool ready = make_job(request, queue, &job);
+	bool ordered = queue->ordered;
 	bool stored = true;
 	int64 id = 0;
 	GnSpi spi;
 
-	if (queue->ordered && job.group_key)
+	if (ordered && job.group_key)
 		gn_queue_lock(GN_QUEUE_LOCK_GROUP, gn_queue_lock_key(job.queue, job.group_key),
 					  ExclusiveLock);
 	if (job.unique_key)
@@ -226,7 +236,10 @@ store_job(const GnEnqueue *request, const GnQueue *queue)
 	if (stored && !ready)
 		gn_worker_tick_at_commit();
 	else if (stored)
+	{
+		note_ready(ordered, &job, id);
 		gn_queue_call_at_commit(gn_queue_find(request->queue), 1);
+	}
 	return id;
 }
 
@@ -495,9 +508,10 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 {
 	GnJob job;
 	bool ready = make_job(model, queue, &job);
+	bool ordered = queue->ordered;
 	GnSpi spi;
 
-	if (queue->ordered)
+	if (ordered)
 		lock_names(GN_QUEUE_LOCK_GROUP, model->queue, groups);
 	gn_spi_begin(&spi);
 	gn_storage_put_many(&job, ready, count, payloads, group_key_array(groups, count),
@@ -505,9 +519,16 @@ enqueue_plain(const GnEnqueue *model, const GnQueue *queue, Datum payloads,
 	gn_spi_end(&spi);
 	note_enqueued(&job, count);
 	if (!ready)
+	{
 		gn_worker_tick_at_commit();
-	else
-		gn_queue_call_at_commit(gn_queue_find(model->queue), count);
+		return;
+	}
+	for (int i = 0; i < count; i++)
+	{
+		job.group_key = key_at(groups, i);
+		note_ready(ordered, &job, ids[i]);
+	}
+	gn_queue_call_at_commit(gn_queue_find(model->queue), count);
 }
 
 /* SQL: grownext.enqueue_many(queue text, payloads jsonb[], run_at, priority, group_keys

@@ -52,6 +52,7 @@
 #include "queue/flow.h"
 #include "queue/handler.h"
 #include "queue/metrics.h"
+#include "queue/ready.h"
 #include "queue/running.h"
 #include "queue/slot.h"
 #include "queue/throttle.h"
@@ -60,7 +61,8 @@
 GN_FUNCTION(gn_current_job);
 
 #define TIMEOUT_REPEAT 1000 /* ms between cancels of a handler that catches them */
-#define TIMEOUT_GRACE 10    /* so many, then the process ends */
+#define LOOK_AGAIN (5 * USECS_PER_MINUTE)
+#define TIMEOUT_GRACE 10 /* so many, then the process ends */
 
 /* What is being run, in memory of its own. */
 typedef struct Run
@@ -211,6 +213,20 @@ take_job(Run *run)
 	return take;
 }
 
+/* Should ever a ready job be in the table and nowhere else, it does not lie long. */
+static void
+look_again_now_and_then(void)
+{
+	static TimestampTz looked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (looked_at == 0 || now - looked_at > LOOK_AGAIN)
+	{
+		gn_ready_unknown(MyDatabaseId, NULL);
+		looked_at = now;
+	}
+}
+
 /* Jobs that executors could run now and nobody runs, at most so many of each queue. */
 int
 gn_executor_demand(void)
@@ -221,6 +237,7 @@ gn_executor_demand(void)
 	int count;
 	GnSpi spi;
 
+	look_again_now_and_then();
 	gn_spi_begin(&spi);
 	count = gn_storage_ready_queues("", &queues);
 	for (int i = 0; i < count; i++)
@@ -235,7 +252,7 @@ gn_executor_demand(void)
 		copy.name = queues[i];
 		places = gn_throttle_free(&copy, gn_slot_free(&copy, most));
 		if (places > 0)
-			demand += gn_storage_count_waiting(queues[i], places);
+			demand += gn_storage_count_waiting(queues[i], copy.ordered, places);
 	}
 	gn_spi_end(&spi);
 	return demand;

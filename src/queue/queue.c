@@ -14,6 +14,7 @@
 #include "queue/lock.h"
 #include "queue/metrics.h"
 #include "queue/queue.h"
+#include "queue/ready.h"
 #include "queue/running.h"
 #include "queue/storage.h"
 
@@ -39,6 +40,7 @@ static void
 init_queue(void)
 {
 	gn_definition_init();
+	gn_ready_init();
 	gn_metrics_init();
 	gn_event_set_sink(enqueue_event);
 }
@@ -46,12 +48,14 @@ init_queue(void)
 static Size
 queue_shmem_size(void)
 {
-	return add_size(gn_running_shmem_size(), gn_metrics_shmem_size());
+	return add_size(gn_ready_shmem_size(),
+					add_size(gn_running_shmem_size(), gn_metrics_shmem_size()));
 }
 
 static void
 queue_shmem_init(void)
 {
+	gn_ready_shmem_init();
 	gn_running_shmem_init();
 	gn_metrics_shmem_init();
 }

@@ -16,10 +16,13 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "queue/lock.h"
+#include "queue/ready.h"
 #include "queue/storage_row.h"
 
 static int64
@@ -214,33 +217,14 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 int
 gn_storage_ready_queues(const char *after, char ***queues)
 {
-	/* In the order of its index, or a backlog that was analyzed is read whole and
-	 * hashed for each job. */
-	static GnQuery query = GN_QUERY(
-		"SELECT q.queue FROM _grownext.queue_queue AS q,"
-		" LATERAL (SELECT FROM _grownext.queue_job AS j WHERE j.queue = q.queue"
-		" AND j.ready ORDER BY j.priority, j.id LIMIT 1) AS first"
-		" WHERE q.handler IS NOT NULL AND q.paused_at IS NULL"
-		" ORDER BY q.queue <= $1, q.queue",
-		TEXTOID);
-	Datum values[1] = {CStringGetTextDatum(after)};
-	int count = (int) gn_spi_execute(&query, values, NULL, false);
-
-	*queues = SPI_palloc((count + 1) * sizeof(char *));
-	for (int i = 0; i < count; i++)
-	{
-		char *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		size_t size = strlen(name) + 1;
-
-		(*queues)[i] = memcpy(SPI_palloc(size), name, size);
-	}
-	return count;
+	return gn_ready_names(after, queues);
 }
 
 int
-gn_storage_count_waiting(const char *queue, int most)
+gn_storage_count_waiting(const char *queue, bool ordered, int most)
 {
-	/* In the order of its index, as above. Those that run are few: one an executor. */
+	/* In the order of its index, or a backlog that was analyzed is read whole. Those
+	 * that run are few: one an executor. */
 	static GnQuery query =
 		GN_QUERY("SELECT FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
 				 " AND NOT _grownext.queue_job_running(j.id)"
@@ -248,6 +232,8 @@ gn_storage_count_waiting(const char *queue, int most)
 				 TEXTOID, INT4OID);
 	Datum values[2] = {CStringGetTextDatum(queue), Int32GetDatum(most)};
 
+	if (!ordered)
+		return gn_ready_count(queue, most);
 	return (int) gn_spi_execute(&query, values, NULL, true);
 }
 
@@ -260,25 +246,67 @@ static int skip_count = 0;
 
 #define TAKE_COLUMNS                                                                   \
 	"SELECT " GN_ROW_COLUMNS ", " GN_ROW_CANCELLED                                     \
-	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"                    \
-	" AND j.id <> ALL ($2)"
+	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
 #define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT 1 FOR UPDATE SKIP LOCKED"
 
-GnTake
-gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
+/* The row of the next of an ordered queue's jobs that nobody has. */
+static bool
+find_in_order(const char *queue)
 {
-	static GnQuery any = GN_QUERY(TAKE_COLUMNS TAKE_ORDER, TEXTOID, INT8ARRAYOID);
 	/* The one that runs is still there for every snapshot but its own: it blocks its
 	 * group. */
-	static GnQuery first_of_group = GN_QUERY(
+	static GnQuery query = GN_QUERY(
 		TAKE_COLUMNS
+		" AND j.id <> ALL ($2)"
 		" AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"
 		" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < "
 		"j.id))" TAKE_ORDER,
 		TEXTOID, INT8ARRAYOID);
 	Datum values[2] = {CStringGetTextDatum(queue), gn_row_ids(skipped, skip_count)};
 
-	if (gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) == 0)
+	return gn_spi_execute(&query, values, NULL, false) > 0;
+}
+
+/* The row of the next job that the memory names and nobody has. */
+static bool
+find_ready(const char *queue)
+{
+	static GnQuery query =
+		GN_QUERY(TAKE_COLUMNS " AND j.id = $2" TAKE_ORDER, TEXTOID, INT8OID);
+	Datum values[2] = {CStringGetTextDatum(queue)};
+	int64 id;
+
+	while (gn_ready_take(queue, 1, &id) > 0)
+	{
+		values[1] = Int64GetDatum(id);
+		if (gn_spi_execute(&query, values, NULL, false) > 0)
+			return true;
+	}
+	return false;
+}
+
+/* What this process took is there for others if it ends. */
+static void
+give_back_at_exit(int code, Datum arg)
+{
+	gn_ready_unknown(MyDatabaseId, NULL);
+}
+
+static void
+give_back_when_it_ends(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(give_back_at_exit, (Datum) 0);
+	registered = true;
+}
+
+GnTake
+gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
+{
+	give_back_when_it_ends();
+	if (ordered ? !find_in_order(queue) : !find_ready(queue))
 		return GN_TAKE_NONE;
 	gn_row_job(0, queue, memory, job);
 	job->cancelled = gn_row_int(0, GN_ROW_COLUMN_COUNT + 1) != 0;
@@ -306,6 +334,8 @@ gn_storage_release(void)
 bool
 gn_storage_running(int64 id)
 {
+	/* Whoever asks has locked the row, and those who were to run the job pass by. */
+	gn_ready_note_taken("");
 	return held_id == id || gn_queue_locked(GN_QUEUE_LOCK_JOB, (uint64) id);
 }
 

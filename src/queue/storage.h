@@ -72,7 +72,7 @@ extern bool gn_storage_replace(int64 id, const GnJob *job, bool ready);
 extern int gn_storage_ready_queues(const char *after, char ***queues);
 
 /* How many ready jobs of a queue nobody runs, at most so many. */
-extern int gn_storage_count_waiting(const char *queue, int most);
+extern int gn_storage_count_waiting(const char *queue, bool ordered, int most);
 
 /*
  * take: claims the first ready job of a queue for this transaction and makes it in

@@ -17,12 +17,14 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
+#include "queue/ready.h"
 #include "queue/storage_row.h"
 
 /* A number that is not from the sequence: after a recovery to an earlier time the
@@ -46,6 +48,7 @@ gn_storage_new_lease(void)
 #define READY                                                                          \
 	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"                    \
 	" AND NOT _grownext.queue_job_running(j.id)"
+#define NAMED " AND j.id = ANY ($8)"
 #define FIRST_OF_GROUP                                                                 \
 	" AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"    \
 	" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < j.id))"
@@ -65,7 +68,8 @@ gn_storage_new_lease(void)
 	"_grownext.queue_job_running(j.id)"                                                \
 	" RETURNING " GN_ROW_COLUMNS ", " GN_ROW_CANCELLED ", j.slot, n.writer"
 #define LEASE_ARGUMENTS                                                                \
-	TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT4ARRAYOID
+	TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT4ARRAYOID,  \
+		INT8ARRAYOID
 
 static Datum
 slot_array(const int *slots, int count)
@@ -124,22 +128,25 @@ flush_writers(int column)
 		XLogFlush(upto);
 }
 
-int
-gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int count,
-				 const int *slots, MemoryContext memory, GnJob *jobs)
+/* Leases the first jobs there are, or those of the ids given; slots are for so many. */
+static int
+lease_rows(const char *queue, const int64 *ids, const GnLease *lease, int count,
+		   const int *slots, MemoryContext memory, GnJob *jobs)
 {
-	static GnQuery any = GN_QUERY(LEASE(""), LEASE_ARGUMENTS);
-	static GnQuery first_of_group = GN_QUERY(LEASE(FIRST_OF_GROUP), LEASE_ARGUMENTS);
-	char nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	Datum values[7] = {CStringGetTextDatum(queue),
+	static GnQuery named = GN_QUERY(LEASE(NAMED), LEASE_ARGUMENTS);
+	static GnQuery first_of_group =
+		GN_QUERY(LEASE(" AND $8 IS NULL" FIRST_OF_GROUP), LEASE_ARGUMENTS);
+	char nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ids ? ' ' : 'n'};
+	Datum values[8] = {CStringGetTextDatum(queue),
 					   Int32GetDatum(count),
 					   Int64GetDatum(lease->id),
 					   TimestampTzGetDatum(lease->from),
 					   TimestampTzGetDatum(lease->until),
 					   text_or_null(lease->worker, &nulls[5]),
-					   slot_array(slots, count)};
+					   slot_array(slots, count),
+					   ids ? gn_row_ids(ids, count) : (Datum) 0};
 	int leased =
-		(int) gn_spi_execute(ordered ? &first_of_group : &any, values, nulls, false);
+		(int) gn_spi_execute(ids ? &named : &first_of_group, values, nulls, false);
 
 	for (int i = 0; i < leased; i++)
 	{
@@ -151,22 +158,105 @@ gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int coun
 		jobs[i].leased_at = lease->from;
 	}
 	flush_writers(GN_ROW_COLUMN_COUNT + 3);
+	return leased;
+}
+
+/* The slots that no job has, after the first. */
+static void
+drop_used(int *slots, int count, const GnJob *jobs, int leased)
+{
+	int left = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		bool used = false;
+
+		for (int j = 0; j < leased && !used; j++)
+			used = jobs[j].slot == slots[i];
+		if (slots[i] == 0 || !used)
+			slots[left++] = slots[i];
+	}
+}
+
+/* Those that the memory names, until there are enough. */
+static int
+lease_ready(const char *queue, const GnLease *lease, int count, const int *slots,
+			MemoryContext memory, GnJob *jobs)
+{
+	int64 *ids = palloc(count * sizeof(int64));
+	int *left = memcpy(palloc(count * sizeof(int)), slots, count * sizeof(int));
+	int leased = 0;
+
+	gn_ready_note_taken(queue);
+	/* what a snapshot of the whole transaction does not show is there for others */
+	if (IsolationUsesXactSnapshot())
+		gn_ready_note_unknown(queue);
+	while (leased < count)
+	{
+		int named = gn_ready_take(queue, count - leased, ids);
+		int got;
+
+		if (named == 0)
+			break;
+		got = lease_rows(queue, ids, lease, named, left, memory, jobs + leased);
+		drop_used(left, count - leased, jobs + leased, got);
+		leased += got;
+	}
+	return leased;
+}
+
+int
+gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int count,
+				 const int *slots, MemoryContext memory, GnJob *jobs)
+{
+	int leased = ordered ? lease_rows(queue, NULL, lease, count, slots, memory, jobs)
+						 : lease_ready(queue, lease, count, slots, memory, jobs);
+
 	qsort(jobs, leased, sizeof(GnJob), compare_jobs);
 	return leased;
+}
+
+/* Names that turn out to be of no use are forgotten; the first that is good is put
+ * back.
+ */
+static bool
+find_ready(const char *queue)
+{
+	static GnQuery query = GN_QUERY("SELECT j.priority, j.group_key" READY
+									" AND j.id = $2 FOR UPDATE SKIP LOCKED",
+									TEXTOID, INT8OID);
+	Datum values[2] = {CStringGetTextDatum(queue)};
+	int64 id;
+
+	while (gn_ready_take(queue, 1, &id) > 0)
+	{
+		values[1] = Int64GetDatum(id);
+		gn_ready_note_taken(queue);
+		if (gn_spi_execute(&query, values, NULL, false) > 0)
+		{
+			char *key = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+			GnLane lane = {.priority = (int) gn_row_int(0, 1), .grouped = key != NULL};
+
+			strlcpy(lane.key, key ? key : "", sizeof(lane.key));
+			(void) gn_ready_put(MyDatabaseId, queue, &lane, &id, 1, 0);
+			return true;
+		}
+	}
+	return false;
 }
 
 bool
 gn_storage_fetchable(const char *queue, bool ordered)
 {
 	/* Rows that others are about to fetch are locked, and no reason to try. */
-	static GnQuery any =
-		GN_QUERY("SELECT" READY IN_ORDER " LIMIT 1 FOR UPDATE SKIP LOCKED", TEXTOID);
 	static GnQuery first_of_group = GN_QUERY("SELECT" READY FIRST_OF_GROUP IN_ORDER
 											 " LIMIT 1 FOR UPDATE SKIP LOCKED",
 											 TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(queue)};
 
-	return gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) > 0;
+	if (!ordered)
+		return find_ready(queue);
+	return gn_spi_execute(&first_of_group, values, NULL, false) > 0;
 }
 
 int

@@ -103,6 +103,7 @@ CREATE TABLE _grownext.queue_job (
         AND (lease_until IS NOT NULL OR (slot IS NULL AND worker IS NULL AND progress IS NULL)))
 );
 CREATE INDEX queue_job_ready_idx ON _grownext.queue_job (queue, priority, id) WHERE ready;
+CREATE INDEX queue_job_ready_group_idx ON _grownext.queue_job (queue, priority, group_key, id) WHERE ready AND group_key IS NOT NULL;
 CREATE INDEX queue_job_due_idx ON _grownext.queue_job (run_at) WHERE NOT ready AND NOT waiting AND lease_until IS NULL;
 CREATE INDEX queue_job_lease_idx ON _grownext.queue_job (queue, lease_until) WHERE lease_until IS NOT NULL;
 CREATE UNIQUE INDEX queue_job_unique_key_idx ON _grownext.queue_job (queue, unique_key) WHERE unique_key IS NOT NULL;

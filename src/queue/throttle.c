@@ -78,7 +78,7 @@ static TimestampTz
 serve(const GnQueue *queue)
 {
 	int free = gn_throttle_free(queue, queue->rate_count);
-	int waiting = gn_storage_count_waiting(queue->name, free + 1);
+	int waiting = gn_storage_count_waiting(queue->name, queue->ordered, free + 1);
 
 	if (free > 0 && waiting > 0)
 		gn_queue_call_at_commit(queue, Min(free, waiting));

@@ -29,6 +29,7 @@
 #include "core/worker.h"
 #include "queue/lease.h"
 #include "queue/lock.h"
+#include "queue/ready.h"
 #include "queue/slot.h"
 #include "queue/storage.h"
 #include "queue/throttle.h"
@@ -69,7 +70,10 @@ gn_queue_wake(PG_FUNCTION_ARGS)
 	const GnQueue *queue = gn_queue_find(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	if (queue && PG_GETARG_INT32(1) > 0)
+	{
+		gn_ready_note_unknown(queue->name);
 		gn_queue_call_at_commit(queue, PG_GETARG_INT32(1));
+	}
 	PG_RETURN_VOID();
 }
 
