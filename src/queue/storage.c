@@ -2,8 +2,8 @@
  * src/queue/storage.c
  *	  The simplest storage that keeps every promise: one row per job.
  *
- * A job without an outcome is a row of queue_job. An executor claims it with
- * FOR UPDATE SKIP LOCKED and settles it in the same transaction, so effect and
+ * A job without an outcome is a row of queue_job. An executor claims some with
+ * FOR UPDATE SKIP LOCKED and settles them in the same transaction, so effect and
  * outcome commit together, and a claim ends with its holder, however that ends.
  *
  * A failed job's transaction is gone before its failure can be written. A session
@@ -16,6 +16,9 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
@@ -240,7 +243,7 @@ gn_storage_ready_queues(const char *after, char ***queues)
 int
 gn_storage_count_waiting(const char *queue, int most)
 {
-	/* In the order of its index, as above. Those that run are few: one an executor. */
+	/* In the order of its index, as above. Those that run are few. */
 	static GnQuery query =
 		GN_QUERY("SELECT FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
 				 " AND NOT _grownext.queue_job_running(j.id)"
@@ -251,112 +254,211 @@ gn_storage_count_waiting(const char *queue, int most)
 	return (int) gn_spi_execute(&query, values, NULL, true);
 }
 
-static int64 held_id = 0; /* what this process holds, by a session lock */
+/* What this process holds, by session locks. */
+static int64 held[GN_MAX_CLAIM];
+static int held_count = 0;
 
 /* Jobs whose failure another process is about to write: not to be claimed in this pass.
  */
 static int64 skipped[64];
 static int skip_count = 0;
 
+static bool
+holds(int64 id)
+{
+	for (int i = 0; i < held_count; i++)
+	{
+		if (held[i] == id)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A plan is made once and kept, by the sizes that tables had then: a queue that was
+ * empty would be read whole, and sorted, for ever. Between gn_spi_begin and gn_spi_end.
+ */
+static void
+plan_by_index(void)
+{
+	static const char *const methods[] = {"enable_seqscan", "enable_bitmapscan",
+										  "enable_sort", "enable_hashjoin",
+										  "enable_mergejoin"};
+
+	for (size_t i = 0; i < lengthof(methods); i++)
+		(void) set_config_option(methods[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
 #define TAKE_COLUMNS                                                                   \
 	"SELECT " GN_ROW_COLUMNS ", " GN_ROW_CANCELLED                                     \
 	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"                    \
 	" AND j.id <> ALL ($2)"
-#define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT 1 FOR UPDATE SKIP LOCKED"
+#define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT $3 FOR UPDATE SKIP LOCKED"
+
+static void
+free_claims(const GnJob *jobs, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		gn_queue_unlock(GN_QUEUE_LOCK_JOB, (uint64) jobs[i].id, ExclusiveLock, false);
+		gn_queue_unlock(GN_QUEUE_LOCK_JOB, (uint64) jobs[i].id, ExclusiveLock, true);
+	}
+	held_count = 0;
+}
+
+static bool
+claim(int64 id)
+{
+	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) id, ExclusiveLock, true))
+		return false;
+	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) id, ExclusiveLock, false))
+		elog(ERROR, "could not lock job " INT64_FORMAT " twice", id);
+	return true;
+}
 
 GnTake
-gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
+gn_storage_take(const char *queue, bool ordered, int most, MemoryContext memory,
+				GnJob *jobs, int *count)
 {
-	static GnQuery any = GN_QUERY(TAKE_COLUMNS TAKE_ORDER, TEXTOID, INT8ARRAYOID);
+	static GnQuery any =
+		GN_QUERY(TAKE_COLUMNS TAKE_ORDER, TEXTOID, INT8ARRAYOID, INT4OID);
 	/* The one that runs is still there for every snapshot but its own: it blocks its
-	 * group. */
+	 * group. So does the first of several that are taken now. */
 	static GnQuery first_of_group = GN_QUERY(
 		TAKE_COLUMNS
 		" AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"
 		" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < "
 		"j.id))" TAKE_ORDER,
-		TEXTOID, INT8ARRAYOID);
-	Datum values[2] = {CStringGetTextDatum(queue), gn_row_ids(skipped, skip_count)};
+		TEXTOID, INT8ARRAYOID, INT4OID);
+	Datum values[3] = {CStringGetTextDatum(queue), gn_row_ids(skipped, skip_count),
+					   Int32GetDatum(most)};
+	int found;
 
-	if (gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false) == 0)
-		return GN_TAKE_NONE;
-	gn_row_job(0, queue, memory, job);
-	job->cancelled = gn_row_int(0, GN_ROW_COLUMN_COUNT + 1) != 0;
-	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, true))
+	plan_by_index();
+	found = (int) gn_spi_execute(ordered ? &first_of_group : &any, values, NULL, false);
+	for (int i = 0; i < found; i++)
 	{
+		gn_row_job(i, queue, memory, &jobs[i]);
+		jobs[i].cancelled = gn_row_int(i, GN_ROW_COLUMN_COUNT + 1) != 0;
+		if (claim(jobs[i].id))
+		{
+			held[held_count++] = jobs[i].id;
+			continue;
+		}
+		free_claims(jobs, i);
 		if (skip_count == lengthof(skipped))
 			skip_count = 0;
-		skipped[skip_count++] = job->id;
+		skipped[skip_count++] = jobs[i].id;
 		return GN_TAKE_AGAIN;
 	}
-	held_id = job->id;
-	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, false))
-		elog(ERROR, "could not lock job " INT64_FORMAT " twice", job->id);
-	return GN_TAKE_DONE;
+	*count = found;
+	return found > 0 ? GN_TAKE_DONE : GN_TAKE_NONE;
+}
+
+bool
+gn_storage_resume(const GnJob *job)
+{
+	/* Its handler may have freed our lock: then others have run it, or replaced it. */
+	static GnQuery query = GN_QUERY("SELECT FROM _grownext.queue_job WHERE id = $1"
+									" AND ready AND failures = $2 AND enqueued_at = $3"
+									" FOR UPDATE SKIP LOCKED",
+									INT8OID, INT4OID, TIMESTAMPTZOID);
+	Datum values[3] = {Int64GetDatum(job->id), Int32GetDatum(job->failures),
+					   TimestampTzGetDatum(job->enqueued_at)};
+
+	return gn_spi_execute(&query, values, NULL, false) == 1 && claim(job->id);
 }
 
 void
 gn_storage_release(void)
 {
 	LockReleaseAll(USER_LOCKMETHOD, true);
-	held_id = 0;
+	held_count = 0;
 	skip_count = 0;
 }
 
 bool
 gn_storage_running(int64 id)
 {
-	return held_id == id || gn_queue_locked(GN_QUEUE_LOCK_JOB, (uint64) id);
+	return holds(id) || gn_queue_locked(GN_QUEUE_LOCK_JOB, (uint64) id);
 }
 
 /* ---- settle ---- */
 
+/* The columns of an outcome, and what they are in the job's row. */
+#define DONE_COLUMNS                                                                   \
+	"INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "     \
+	"priority, max_attempts, failures, unique_key, group_key, tenant_id, attempts, "   \
+	"worker, started_at, finished_at, state, result, last_error)"                      \
+	" SELECT id, queue, enqueued_at, run_at, deadline, priority, max_attempts, "       \
+	"failures, unique_key, group_key, tenant_id, attempts, "                           \
+	"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END, "
+
 static void
-expect_settled(const GnJob *job, uint64 rows)
+expect_settled(const GnJob *job, int count, uint64 rows)
 {
-	if (rows != 1)
+	if (rows != (uint64) count)
 		elog(ERROR, "job " INT64_FORMAT " is not there to be settled", job->id);
 }
 
-static void
-finish(const GnJob *job, const char *state, TimestampTz started_at,
-	   TimestampTz finished_at, const Jsonb *result, const char *last_error)
+static Datum
+array_of(Datum *values, bool *nulls, int count, Oid type)
 {
-	static GnQuery query = GN_QUERY(
-		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
-		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
-		"started_at,"
-		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
-		"tenant_id,"
-		" result, last_error, attempts, worker)"
-		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
-		"max_attempts, failures, $4,"
-		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts, "
-		"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END FROM gone",
-		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
-	Datum values[6];
-	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	int dimension = count;
+	int lower = 1;
+	int16 length;
+	bool by_value;
+	char align;
 
-	values[0] = Int64GetDatum(job->id);
-	values[1] = time_or_null(started_at, &nulls[1]);
-	values[2] = TimestampTzGetDatum(finished_at);
-	values[3] = CStringGetTextDatum(state);
-	values[4] = pointer_or_null(result, &nulls[4]);
-	values[5] = text_or_null(last_error, &nulls[5]);
-	expect_settled(job, gn_spi_execute(&query, values, nulls, false));
+	get_typlenbyvalalign(type, &length, &by_value, &align);
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &dimension, &lower,
+											  type, length, by_value, align));
 }
 
 void
-gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finished_at,
-				   Jsonb *result)
+gn_storage_succeed(const GnOutcome *outcomes, int count)
 {
-	finish(job, "succeeded", started_at, finished_at, result, NULL);
+	static GnQuery query = GN_QUERY(
+		"WITH gone AS (DELETE FROM _grownext.queue_job AS j"
+		" USING unnest($1, $2, $3, $4) AS o (id, begun, over, outcome)"
+		" WHERE j.id = o.id RETURNING j.*, o.begun, o.over, o.outcome) " DONE_COLUMNS
+		"begun, over, 'succeeded', outcome, last_error FROM gone",
+		INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID);
+	Datum *column = palloc(4 * count * sizeof(Datum));
+	bool *no_result = palloc(count * sizeof(bool));
+	Datum values[4];
+
+	for (int i = 0; i < count; i++)
+	{
+		column[i] = Int64GetDatum(outcomes[i].job->id);
+		column[count + i] = TimestampTzGetDatum(outcomes[i].started_at);
+		column[2 * count + i] = TimestampTzGetDatum(outcomes[i].finished_at);
+		column[3 * count + i] = PointerGetDatum(outcomes[i].result);
+		no_result[i] = outcomes[i].result == NULL;
+	}
+	values[0] = array_of(column, NULL, count, INT8OID);
+	values[1] = array_of(column + count, NULL, count, TIMESTAMPTZOID);
+	values[2] = array_of(column + 2 * count, NULL, count, TIMESTAMPTZOID);
+	values[3] = array_of(column + 3 * count, no_result, count, JSONBOID);
+	plan_by_index();
+	expect_settled(outcomes[0].job, count, gn_spi_execute(&query, values, NULL, false));
 }
 
 void
 gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 {
-	finish(job, "cancelled", job->leased_at, finished_at, NULL, reason);
+	static GnQuery query =
+		GN_QUERY("WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 "
+				 "RETURNING *) " DONE_COLUMNS
+				 "$2, $3, 'cancelled', NULL, coalesce($4, last_error) FROM gone",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
+	char nulls[4] = {' ', ' ', ' ', ' '};
+	Datum values[4] = {Int64GetDatum(job->id), time_or_null(job->leased_at, &nulls[1]),
+					   TimestampTzGetDatum(finished_at),
+					   text_or_null(reason, &nulls[3])};
+
+	expect_settled(job, 1, gn_spi_execute(&query, values, nulls, false));
 }
 
 #define ATTEMPT_ENTRY                                                                  \
