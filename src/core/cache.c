@@ -21,6 +21,7 @@
 #include "core/core.h"
 
 static GnMarker *markers = NULL;
+uint64 gn_cache_changes = 0;
 
 GN_FUNCTION(gn_core_invalidate);
 GN_FUNCTION(gn_core_touch);
@@ -34,6 +35,7 @@ GN_FUNCTION(gn_core_touch);
 static void
 note_invalidation(Datum arg, Oid relid)
 {
+	gn_cache_changes++;
 	for (GnMarker *m = markers; m; m = m->next)
 	{
 		if (relid != InvalidOid && m->relid != InvalidOid && m->relid != relid)

@@ -41,6 +41,9 @@ gn_marker_current(GnMarker *marker)
 	return marker->to_look_up ? gn_marker_look_up(marker) : marker->generation;
 }
 
+/* Counts changes of relations that this backend was told of, its own included. */
+extern uint64 gn_cache_changes;
+
 /* Sends the message of a marker, as the trigger function does. */
 extern void gn_marker_touch(const char *name);
 

@@ -26,6 +26,12 @@ extern void (*gn_before_wake)(bool prepared);
 /* For executor_run: a unit of work is taken; nobody counts on us until it is done. */
 extern void gn_worker_engage(void);
 
+/* Other executors of this database that have nothing to do, or look for it. */
+extern int gn_worker_others(void);
+
+/* Calls for so many at once, for what no commit makes visible. */
+extern void gn_worker_call(int jobs);
+
 /*
  * Sessions that wait for something with a name, such as the jobs of a queue. Whoever
  * waits enlists, looks whether it is there already, and only then waits on its latch;

@@ -304,6 +304,33 @@ gn_worker_cover(Oid database, int jobs)
 	return Max(jobs, 0);
 }
 
+int
+gn_worker_others(void)
+{
+	int others = 0;
+
+	if (gn_workers == NULL)
+		return 0;
+	LWLockAcquire(&gn_workers->lock, LW_SHARED);
+	for (int i = 0; i < gn_workers->slot_count; i++)
+	{
+		GnWorkerSlot *slot = &gn_workers->slot[i];
+		uint32 state = pg_atomic_read_u32(&slot->state);
+
+		others += slot != gn_my_slot && slot->kind == GN_WORKER_EXECUTOR &&
+				  slot->database == MyDatabaseId &&
+				  (state == GN_SLOT_IDLE || state == GN_SLOT_LOOKING);
+	}
+	LWLockRelease(&gn_workers->lock);
+	return others;
+}
+
+void
+gn_worker_call(int jobs)
+{
+	gn_worker_wake(MyDatabaseId, jobs, false);
+}
+
 static int
 count_executors(Oid database)
 {

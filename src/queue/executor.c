@@ -1,140 +1,86 @@
 /*
  * src/queue/executor.c
- *	  Runs one job: claim, handler and outcome in one transaction.
+ *	  Takes jobs of a queue and runs them: claim, handlers and outcomes in one
+ *transaction.
  *
- * The effects of a handler and its success commit together, so a job that an
- * executor runs takes effect exactly once, whatever is killed and when. A failure
- * rolls all of it back and is recorded in a second transaction; see storage.c for
- * what spans the two.
+ * The effects of a handler and its success commit together, so a job that an executor
+ * runs takes effect exactly once, whatever is killed and when. For that reason the
+ *commit need not wait for the disk: what a crash loses it loses whole, and the jobs run
+ *again.
  *
- * The process is connected as the bootstrap superuser, and the code of others runs
- * in it. For the whole of the job's transaction, commit included (deferred triggers
- * run there), both the session's user and the current user are the handler's role,
- * and SECURITY_LOCAL_USERID_CHANGE makes the server refuse SET ROLE, SET SESSION
- * AUTHORIZATION and RESET of either. Afterwards nothing is left for the next job:
+ * Short jobs share a transaction, one after the other: pace.c says how many. There are
+ *no subtransactions, of which each would burn a transaction id. When a job fails, the
+ *whole transaction is rolled back; its failure is recorded in a second one, and those
+ *before it run again, each in a transaction of its own. Nothing of their first run is
+ *counted. Those that were not begun are given back. See storage.c for what spans the
+ * transactions.
  *
- *	settings		live in a nest level of their own, which is rolled back
- *	deferred triggers	are fired inside that level, as the last code of the job
- *	portals			are closed, so that no WITH HOLD cursor runs at commit
- *	temporary tables	are dropped; the schema stays
- *	advisory locks, prepared statements, sequence caches: as DISCARD ALL does
- *
- * If the clean-up itself fails the process exits: a new one is clean.
+ * Nothing of a job is left for the next one: invoke.c and residue.c see to that. What
+ * cannot be undone within the transaction ends it. If the clean-up after it fails the
+ * process exits: a new one is clean.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
-#include "commands/prepare.h"
-#include "commands/sequence.h"
-#include "commands/trigger.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/portal.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "core/core.h"
 #include "core/worker.h"
-#include "queue/definition.h"
+#include "queue/attempt.h"
+#include "queue/claim.h"
 #include "queue/executor.h"
 #include "queue/flow.h"
-#include "queue/handler.h"
+#include "queue/invoke.h"
 #include "queue/metrics.h"
-#include "queue/ready.h"
+#include "queue/pace.h"
+#include "queue/residue.h"
 #include "queue/running.h"
 #include "queue/slot.h"
-#include "queue/throttle.h"
+#include "queue/time_limit.h"
 #include "queue/wait.h"
 
 GN_FUNCTION(gn_current_job);
 
-#define TIMEOUT_REPEAT 1000 /* ms between cancels of a handler that catches them */
-#define LOOK_AGAIN (5 * USECS_PER_MINUTE)
-#define TIMEOUT_GRACE 10 /* so many, then the process ends */
-
-/* What is being run, in memory of its own. */
+/* Jobs that were taken together, in memory of their own. */
 typedef struct Run
 {
-	MemoryContext memory;
-	GnQueue queue; /* a copy: the definition may change meanwhile */
-	GnJob job;
-	TimestampTz started_at;
-	bool taken;
-	bool used_temporary;
+	GnClaim claim;
+	MemoryContext job_memory; /* of the job in hand, emptied after each */
+	GnJob *job;               /* in hand, or NULL */
+
+	/* of the transaction */
+	int begun;       /* jobs that it has begun, or found unwanted */
+	bool noted;      /* its start is counted: the only job */
+	bool temporary;  /* it has used temporary tables */
+	bool locks;      /* it has used advisory locks */
+	int commit_mode; /* how safely it commits */
+	TimestampTz started_at[GN_MAX_CLAIM];
+	int outcome_count;
+	GnOutcome outcomes[GN_MAX_CLAIM];
+	int cancelled_count;
+	int cancelled[GN_MAX_CLAIM];
 } Run;
 
 static Run *current = NULL;
 
-/* ---- time limit ---- */
+/* ---- transactions ---- */
 
-static TimeoutId limit_timer;
-static bool limit_registered = false;
-static volatile sig_atomic_t limit_fired = 0;
-
-/*
- * In a signal handler. statement_timeout is armed by a backend's main loop alone, so
- * a worker needs a timer of its own.
- */
-static void
-limit_reached(void)
-{
-	limit_fired++;
-	InterruptPending = true;
-	QueryCancelPending = true;
-	if (limit_fired > TIMEOUT_GRACE)
-		ProcDiePending = true;
-	SetLatch(MyLatch);
-}
+static int server_commit_mode; /* what synchronous_commit would be */
 
 static void
-start_limit(int64 milliseconds)
+set_commit_mode(const char *mode)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
-
-	if (!limit_registered)
-	{
-		limit_timer = RegisterTimeout(USER_TIMEOUT, limit_reached);
-		limit_registered = true;
-	}
-	limit_fired = 0;
-	enable_timeout_every(limit_timer, end, TIMEOUT_REPEAT);
-}
-
-static void
-stop_limit(void)
-{
-	if (limit_registered)
-		disable_timeout(limit_timer, false);
-}
-
-/* ---- who the process is ---- */
-
-static void
-become(Oid role)
-{
-	if (GetAuthenticatedUserId() != BOOTSTRAP_SUPERUSERID)
-		elog(ERROR, "an executor must be connected as the bootstrap superuser");
-	SetSessionAuthorization(role, false);
-	SetUserIdAndSecContext(role, SECURITY_LOCAL_USERID_CHANGE);
-}
-
-static void
-become_myself(void)
-{
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, 0);
-	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
+	(void) set_config_option("synchronous_commit", mode, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
 static void
@@ -145,6 +91,8 @@ begin_transaction(void)
 	XactIsoLevel = XACT_READ_COMMITTED;
 	XactReadOnly = false;
 	gn_stop_transaction_timeout(); /* a job has its own limit, and dies of no other */
+	server_commit_mode = synchronous_commit;
+	set_commit_mode("off");
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
@@ -156,400 +104,315 @@ commit_transaction(void)
 	CommitTransactionCommand();
 }
 
-/* ---- claim ---- */
-
-static char last_queue[128] = ""; /* served last: the next look begins behind it */
-
-static GnTake
-take_from(const char *name, Run *run)
-{
-	const GnQueue *queue = gn_queue_find(name);
-	MemoryContext old;
-	int slot;
-	GnTake take = GN_TAKE_NONE;
-
-	if (queue == NULL || queue->handler == NULL || queue->paused)
-		return GN_TAKE_NONE;
-	old = MemoryContextSwitchTo(run->memory);
-	run->queue = *queue;
-	run->queue.name = pstrdup(queue->name);
-	run->queue.handler = pstrdup(queue->handler);
-	run->queue.run_as = pstrdup(queue->run_as);
-	MemoryContextSwitchTo(old);
-	if (gn_slot_take(&run->queue, 1, &slot) == 0)
-		return GN_TAKE_NONE;
-	if (gn_throttle_enter(&run->queue, 1) > 0)
-	{
-		take = gn_storage_take(name, run->queue.ordered, run->memory, &run->job);
-		gn_throttle_leave(&run->queue, take == GN_TAKE_DONE);
-	}
-	if (take == GN_TAKE_NONE)
-		gn_slot_give_back(&run->queue, slot);
-	else if (take == GN_TAKE_DONE)
-		gn_slot_occupy(&run->queue, slot);
-	return take;
-}
-
-static GnTake
-take_job(Run *run)
-{
-	GnTake take = GN_TAKE_NONE;
-	char **queues;
-	int count;
-	GnSpi spi;
-
-	if (!gn_database_armed())
-		return GN_TAKE_NONE;
-	gn_spi_begin(&spi);
-	count = gn_storage_ready_queues(last_queue, &queues);
-	for (int i = 0; i < count && take == GN_TAKE_NONE; i++)
-	{
-		take = take_from(queues[i], run);
-		if (take == GN_TAKE_DONE)
-			strlcpy(last_queue, queues[i], sizeof(last_queue));
-	}
-	gn_spi_end(&spi);
-	run->taken = take == GN_TAKE_DONE;
-	return take;
-}
-
-/* Should ever a ready job be in the table and nowhere else, it does not lie long. */
+/* A job may want more, and whoever gets a notification acts upon it. */
 static void
-look_again_now_and_then(void)
+commit_jobs(const Run *run)
 {
-	static TimestampTz looked_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static const char *const names[] = {
+		[SYNCHRONOUS_COMMIT_LOCAL_FLUSH] = "local",
+		[SYNCHRONOUS_COMMIT_REMOTE_WRITE] = "remote_write",
+		[SYNCHRONOUS_COMMIT_REMOTE_FLUSH] = "on",
+		[SYNCHRONOUS_COMMIT_REMOTE_APPLY] = "remote_apply",
+	};
 
-	if (looked_at == 0 || now - looked_at > LOOK_AGAIN)
-	{
-		gn_ready_unknown(MyDatabaseId, NULL);
-		looked_at = now;
-	}
+	if (run->commit_mode > SYNCHRONOUS_COMMIT_OFF)
+		set_commit_mode(names[run->commit_mode]);
+	commit_transaction();
 }
 
-/* Jobs that executors could run now and nobody runs, at most so many of each queue. */
-int
-gn_executor_demand(void)
-{
-	int most = Max(gn_executors, 1);
-	int demand = 0;
-	char **queues;
-	int count;
-	GnSpi spi;
-
-	look_again_now_and_then();
-	gn_spi_begin(&spi);
-	count = gn_storage_ready_queues("", &queues);
-	for (int i = 0; i < count; i++)
-	{
-		const GnQueue *queue = gn_queue_find(queues[i]);
-		GnQueue copy;
-		int places;
-
-		if (queue == NULL)
-			continue;
-		copy = *queue;
-		copy.name = queues[i];
-		places = gn_throttle_free(&copy, gn_slot_free(&copy, most));
-		if (places > 0)
-			demand += gn_storage_count_waiting(queues[i], copy.ordered, places);
-	}
-	gn_spi_end(&spi);
-	return demand;
-}
-
-/* ---- run ---- */
-
-enum JobColumn
-{
-	JOB_ID,
-	JOB_QUEUE,
-	JOB_PAYLOAD,
-	JOB_ATTEMPT,
-	JOB_MAX_ATTEMPTS,
-	JOB_PRIORITY,
-	JOB_GROUP_KEY,
-	JOB_TENANT_ID,
-	JOB_SUBJECT,
-	JOB_CLAIMS,
-	JOB_ENQUEUED_AT,
-	JOB_RUN_AT,
-	JOB_DEADLINE,
-	JOB_LEASE_ID,
-	JOB_LEASE_UNTIL,
-	JOB_COLUMNS
-};
-
-HeapTuple
-gn_job_tuple(const GnJob *job, TupleDesc desc)
-{
-	char *subject = job->claims ? gn_claim_text(job->claims, "sub") : NULL;
-	Datum values[JOB_COLUMNS] = {0};
-	bool nulls[JOB_COLUMNS] = {false};
-
-	if (desc->natts != JOB_COLUMNS)
-		elog(ERROR, "type grownext.job has %d columns", desc->natts);
-	values[JOB_ID] = Int64GetDatum(job->id);
-	values[JOB_QUEUE] = CStringGetTextDatum(job->queue);
-	values[JOB_PAYLOAD] = JsonbPGetDatum(job->payload);
-	values[JOB_ATTEMPT] = Int32GetDatum(job->failures + 1);
-	values[JOB_MAX_ATTEMPTS] = Int32GetDatum(job->max_attempts);
-	values[JOB_PRIORITY] = Int32GetDatum(job->priority);
-	if (job->group_key)
-		values[JOB_GROUP_KEY] = CStringGetTextDatum(job->group_key);
-	values[JOB_TENANT_ID] = UUIDPGetDatum(job->tenant);
-	if (subject)
-		values[JOB_SUBJECT] = CStringGetTextDatum(subject);
-	values[JOB_CLAIMS] = PointerGetDatum(job->claims);
-	values[JOB_ENQUEUED_AT] = TimestampTzGetDatum(job->enqueued_at);
-	values[JOB_RUN_AT] = TimestampTzGetDatum(job->run_at);
-	values[JOB_DEADLINE] = TimestampTzGetDatum(job->deadline);
-	nulls[JOB_GROUP_KEY] = job->group_key == NULL;
-	nulls[JOB_TENANT_ID] = job->tenant == NULL;
-	nulls[JOB_SUBJECT] = subject == NULL;
-	nulls[JOB_CLAIMS] = job->claims == NULL;
-	nulls[JOB_DEADLINE] = job->deadline == 0;
-	/* A lease is for workers outside the database. */
-	values[JOB_LEASE_ID] = Int64GetDatum(job->lease_id);
-	values[JOB_LEASE_UNTIL] = TimestampTzGetDatum(job->lease_until);
-	nulls[JOB_LEASE_ID] = nulls[JOB_LEASE_UNTIL] = job->lease_id == 0;
-	return heap_form_tuple(desc, values, nulls);
-}
-
-static Datum
-job_datum(const GnJob *job)
-{
-	TupleDesc desc = lookup_rowtype_tupdesc_copy(gn_job_type(), -1);
-
-	return HeapTupleGetDatum(gn_job_tuple(job, desc));
-}
+/* ---- the job in hand ---- */
 
 bool
 gn_executor_has(int64 id)
 {
-	return current && current->taken && current->job.id == id;
+	return current && current->job && current->job->id == id;
 }
 
 int64
 gn_executor_batch(void)
 {
-	return current && current->taken ? current->job.batch_id : 0;
+	return current && current->job ? current->job->batch_id : 0;
 }
 
 /* SQL: grownext.current_job() */
 Datum
 gn_current_job(PG_FUNCTION_ARGS)
 {
-	if (current == NULL || !current->taken)
+	TupleDesc desc;
+
+	if (current == NULL || current->job == NULL)
 		PG_RETURN_NULL();
-	return job_datum(&current->job);
+	desc = lookup_rowtype_tupdesc_copy(gn_job_type(), -1);
+	return HeapTupleGetDatum(gn_job_tuple(current->job, desc));
 }
 
-/* Calls the handler and lets everything that it left to the commit happen now. Returns
- * the result, or NULL. */
-static Jsonb *
-call_handler(Run *run, const GnHandler *handler)
+static void
+report_activity(const Run *run)
 {
-	FmgrInfo function;
-	LOCAL_FCINFO(call, 1);
-	Jsonb *result = NULL;
-	Datum value;
+	char text[256];
 
-	PushActiveSnapshot(GetTransactionSnapshot());
-	fmgr_info(handler->function, &function);
-	InitFunctionCallInfoData(*call, &function, 1, InvalidOid, NULL, NULL);
-	call->args[0].value =
-		handler->takes_job ? job_datum(&run->job) : JsonbPGetDatum(run->job.payload);
-	call->args[0].isnull = false;
-	value = FunctionCallInvoke(call);
-	if (!handler->returns_void && !call->isnull)
-		result = DatumGetJsonbPCopy(value);
-	PopActiveSnapshot();
-	AfterTriggerFireDeferred();
-	PortalHashTableDeleteAll();
-	if (result && VARSIZE(result) > GN_MAX_RESULT)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("result of a job exceeds %d bytes", GN_MAX_RESULT)));
-	return result;
+	snprintf(text, sizeof(text), "grownext job " INT64_FORMAT " of queue %s: %s",
+			 run->job->id, run->claim.queue.name, run->claim.queue.handler);
+	pgstat_report_activity(STATE_RUNNING, text);
 }
 
+static TimestampTz
+begin_job(Run *run, GnJob *job)
+{
+	TimestampTz now = gn_now();
+
+	run->started_at[job - run->claim.jobs] = now;
+	run->begun++;
+	run->job = job;
+	QueryCancelPending = false; /* meant for an earlier job */
+	gn_time_limit_clear();
+	gn_running_begin(job->id, now);
+	report_activity(run);
+	return now;
+}
+
+/* Marks that came since the jobs were taken. */
+static void
+look_for_marks(Run *run, int first, int last)
+{
+	GnSpi spi;
+
+	if (!gn_running_asked())
+		return;
+	gn_spi_begin(&spi);
+	for (int i = first; i < last; i++)
+		run->claim.jobs[i].cancelled = gn_storage_cancelled(run->claim.jobs[i].id);
+	gn_spi_end(&spi);
+}
+
+static void
+cancel_unwanted(Run *run, const char *reason, TimestampTz now)
+{
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	gn_storage_cancel(run->job, now, reason);
+	gn_flow_over(run->job, 1, "cancelled");
+	gn_spi_end(&spi);
+	run->cancelled[run->cancelled_count++] = (int) (run->job - run->claim.jobs);
+}
+
+/* ---- figures ---- */
+
+/* A lone job is seen to have started at once. */
 static void
 note_start(Run *run)
 {
-	GnMeasurement start = gn_metrics_start(&run->queue, &run->job, run->started_at);
+	GnMeasurement start =
+		gn_metrics_start(&run->claim.queue, run->job, run->job->leased_at);
 
-	run->job.leased_at = run->started_at;
-	gn_metrics_note(run->queue.name, &start);
+	gn_metrics_note(run->claim.queue.name, &start, 1);
+	run->noted = true;
 }
 
 static void
-note_end(const Run *run, GnMeasure what)
+note_end(Run *run, GnMeasure what)
 {
-	GnMeasurement end = gn_metrics_end(what, &run->job, run->job.leased_at, gn_now());
+	GnMeasurement end = gn_metrics_end(what, run->job, run->job->leased_at, gn_now());
 
-	gn_metrics_note(run->queue.name, &end);
-}
-
-/* Whoever waits outside for the place or the turn that is free now. */
-static void
-call_next(const Run *run)
-{
-	if (run->queue.concurrency > 0 || run->queue.ordered)
-		gn_queue_call_outside_at_commit(&run->queue, 1);
+	gn_metrics_note(run->claim.queue.name, &end, 1);
 }
 
 static void
-run_handler(Run *run)
+note_outcomes(const Run *run)
 {
-	GnHandler handler;
-	Jsonb *result;
-	int settings;
-	GnSpi spi;
+	GnMeasurement notes[2 * GN_MAX_CLAIM];
+	int count = 0;
 
-	gn_handler_resolve(&run->queue, &handler);
-	if (run->job.claims)
-		gn_context_bind(GN_CONTEXT_JOB, run->job.claims, NULL);
-	become(handler.role);
-	settings = NewGUCNestLevel();
-	start_limit(run->queue.timeout);
-	result = call_handler(run, &handler);
-	stop_limit();
-	AtEOXact_GUC(false, settings);
-	run->used_temporary = (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
-	gn_spi_begin(&spi);
-	gn_storage_succeed(&run->job, run->started_at, gn_now(), result);
-	gn_flow_over(&run->job, 1, "succeeded");
-	gn_spi_end(&spi);
-	call_next(run);
+	for (int i = 0; i < run->outcome_count; i++)
+	{
+		const GnOutcome *o = &run->outcomes[i];
+
+		if (!run->noted)
+			notes[count++] = gn_metrics_start(&run->claim.queue, o->job, o->started_at);
+		notes[count++] =
+			gn_metrics_end(GN_MEASURE_SUCCEEDED, o->job, o->started_at, o->finished_at);
+	}
+	gn_metrics_note(run->claim.queue.name, notes, count);
+	count = 0;
+	for (int i = 0; i < run->cancelled_count; i++)
+	{
+		int job = run->cancelled[i];
+
+		notes[count++] = gn_metrics_end(GN_MEASURE_CANCELLED, &run->claim.jobs[job], 0,
+										run->started_at[job]);
+	}
+	gn_metrics_note(run->claim.queue.name, notes, count);
 }
 
-const char *
-gn_job_unwanted(const GnQueue *queue, const GnJob *job, TimestampTz now)
+/* ---- one transaction ---- */
+
+/* Whoever waits outside for the place or the turns that are free now. */
+static void
+call_next(const Run *run, int turns)
 {
-	if (job->cancelled)
-		return GN_CANCELLED;
-	if (queue->expire && job->deadline && job->deadline < now)
-		return GN_DEADLINE_PASSED;
-	return NULL;
+	if (run->claim.queue.concurrency > 0 || run->claim.queue.ordered)
+		gn_queue_call_outside_at_commit(&run->claim.queue, turns);
 }
 
 static void
-cancel_unwanted(Run *run, const char *reason)
+settle_jobs(Run *run, const GnJob *first)
 {
 	GnSpi spi;
 
+	call_next(run, run->begun);
+	if (run->outcome_count == 0)
+		return;
 	gn_spi_begin(&spi);
-	gn_storage_cancel(&run->job, run->started_at, reason);
-	gn_flow_over(&run->job, 1, "cancelled");
+	gn_storage_succeed(run->outcomes, run->outcome_count);
+	if (run->cancelled_count == 0)
+		gn_flow_over(first, run->outcome_count, "succeeded");
+	else
+	{
+		for (int i = 0; i < run->outcome_count; i++)
+			gn_flow_over(run->outcomes[i].job, 1, "succeeded");
+	}
 	gn_spi_end(&spi);
-	call_next(run);
+}
+
+static void
+keep_residue(Run *run, const GnInvocation *call, int residue)
+{
+	run->commit_mode = Max(run->commit_mode, call->commit_mode);
+	if (residue & GN_RESIDUE_NOTICES)
+		run->commit_mode = Max(run->commit_mode, server_commit_mode);
+	run->temporary |= (residue & GN_RESIDUE_TEMPORARY) != 0;
+}
+
+/* Runs the job in hand; what is left of it then. */
+static int
+run_job(Run *run, GnInvocation *call, TimestampTz from, bool lone)
+{
+	GnOutcome *outcome = &run->outcomes[run->outcome_count];
+	MemoryContext old = MemoryContextSwitchTo(run->job_memory);
+	int residue;
+
+	run->job->leased_at = run->started_at[run->job - run->claim.jobs];
+	if (lone)
+		note_start(run);
+	if (call->queue == NULL)
+		gn_invoke_begin(call, &run->claim.queue, run->claim.memory);
+	outcome->job = run->job;
+	outcome->started_at = run->job->leased_at;
+	outcome->result = gn_invoke(call, run->job, from, &residue);
+	outcome->finished_at = gn_now();
+	run->outcome_count++;
+	keep_residue(run, call, residue);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(run->job_memory);
+	return residue;
+}
+
+/* Runs jobs until the time is up, or one leaves what ends the transaction. */
+static void
+run_jobs(Run *run, int first, int last)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz from = began;
+	TimestampTz longest = 0;
+	GnInvocation call = {0};
+	bool lone = last - first == 1;
+	int64 bytes = 0;
+	int residue = 0;
+
+	for (int i = first; i < last && residue == 0 && from - began < GN_PACE_TIME; i++)
+	{
+		TimestampTz now;
+		const char *reason;
+
+		if (!lone)
+			run->job = NULL; /* what fails between two jobs is no job's fault */
+		look_for_marks(run, i, last);
+		now = begin_job(run, &run->claim.jobs[i]);
+		reason = gn_job_unwanted(&run->claim.queue, run->job, now);
+		if (reason)
+			cancel_unwanted(run, reason, now);
+		else
+		{
+			residue = run_job(run, &call, from, lone);
+			bytes += VARSIZE(run->job->payload);
+		}
+		now = GetCurrentTimestamp();
+		longest = Max(longest, now - from);
+		from = now;
+	}
+	if (!lone)
+		run->job = NULL;
+	settle_jobs(run, &run->claim.jobs[first]);
+	commit_jobs(run);
+	gn_pace_ran(&run->claim.queue, run->begun, from - began, longest, bytes);
+}
+
+static ErrorData *
+roll_back(Run *run)
+{
+	ErrorData *error;
+
+	gn_time_limit_stop();
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(run->claim.memory);
+	error = CopyErrorData();
+	FlushErrorState();
+	run->locks = gn_residue_has_locks();
+	AbortCurrentTransaction();
+	gn_invoke_end();
+	gn_running_finish();
+	RESUME_INTERRUPTS();
+	MemoryContextSwitchTo(run->claim.memory);
+	return error;
+}
+
+/* Runs jobs in the open transaction and ends it; an error is returned. */
+static ErrorData *
+run_transaction(Run *run, int first, int last)
+{
+	ErrorData *volatile error = NULL;
+
+	run->begun = run->outcome_count = run->cancelled_count = 0;
+	run->noted = run->temporary = run->locks = false;
+	run->commit_mode = SYNCHRONOUS_COMMIT_OFF;
+	PG_TRY();
+	{
+		run_jobs(run, first, last);
+		gn_invoke_end();
+		note_outcomes(run);
+	}
+	PG_CATCH();
+	{
+		error = roll_back(run);
+	}
+	PG_END_TRY();
+	return error;
 }
 
 /* ---- failure ---- */
 
-/* Error message for last_error: code and primary message, nothing of detail, hint or
- * query. */
-static char *
-describe_error(const ErrorData *error, const GnQueue *queue)
-{
-	const char *code = unpack_sql_state(error->sqlerrcode);
-	char *text;
-	int length;
-
-	if (limit_fired && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		text =
-			psprintf("%s: timed out after " INT64_FORMAT " ms", code, queue->timeout);
-	else
-		text = psprintf("%s: %s", code, error->message ? error->message : "no message");
-	length = (int) strlen(text);
-	if (length > GN_MAX_ERROR)
-		text[pg_mbcliplen(text, length, GN_MAX_ERROR)] = '\0';
-	return text;
-}
-
-/* How long a handler that raised job_snooze wants to wait: its DETAIL is an interval.
- */
-static double
-snooze_seconds(const ErrorData *error, const GnQueue *queue)
-{
-	static GnQuery query = GN_QUERY("SELECT _grownext.queue_seconds($1)", TEXTOID);
-	Datum values[1];
-	bool isnull;
-	double seconds;
-
-	if (error->detail == NULL)
-		return queue->backoff_base;
-	values[0] = CStringGetTextDatum(error->detail);
-	(void) gn_spi_execute(&query, values, NULL, false);
-	seconds = DatumGetFloat8(
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	return isnull ? queue->backoff_base : Max(seconds, 1.0);
-}
-
-static GnFailure
-judge_failure(const Run *run, const ErrorData *error)
-{
-	if (error->sqlerrcode == GN_ERRCODE_JOB_SNOOZE)
-		return GN_FAILURE_SNOOZE;
-	if (error->sqlerrcode == GN_ERRCODE_JOB_DISCARD ||
-		run->job.failures + 1 >= run->job.max_attempts)
-		return GN_FAILURE_DEAD;
-	return GN_FAILURE_RETRY;
-}
-
-static GnMeasure
-measure_of(GnFailure failure)
-{
-	switch (failure)
-	{
-		case GN_FAILURE_SNOOZE:
-			return GN_MEASURE_SNOOZED;
-		case GN_FAILURE_DEAD:
-			return GN_MEASURE_DEAD;
-		default:
-			return GN_MEASURE_FAILED;
-	}
-}
-
 static void
 record_failure(Run *run, const ErrorData *error)
 {
-	GnFailure failure = judge_failure(run, error);
-	TimestampTz now;
-	double delay = 0;
-	bool cancelled;
+	GnMeasure measure;
 	char *text;
-	GnSpi spi;
 
-	MemoryContextSwitchTo(run->memory);
-	text = describe_error(error, &run->queue);
+	MemoryContextSwitchTo(run->claim.memory);
+	if (run->job->leased_at == 0) /* it was not to be run, and could not be cancelled */
+		run->job->leased_at = run->started_at[run->job - run->claim.jobs];
+	else if (!run->noted)
+		note_start(run);
 	begin_transaction();
-	now = gn_now();
-	gn_spi_begin(&spi);
-	cancelled = gn_storage_cancelled(run->job.id);
-	if (failure == GN_FAILURE_SNOOZE)
-		delay = snooze_seconds(error, &run->queue);
-	else if (failure == GN_FAILURE_RETRY)
-		delay = gn_queue_backoff(&run->queue, run->job.failures);
-	if (cancelled)
-		gn_storage_cancel(&run->job, now, GN_CANCELLED);
-	else
-		gn_storage_fail(&run->job, failure, run->started_at, now,
-						now + (TimestampTz) (delay * USECS_PER_SEC), text);
-	if (cancelled || failure == GN_FAILURE_DEAD)
-		gn_flow_over(&run->job, 1, cancelled ? "cancelled" : "dead");
-	gn_spi_end(&spi);
-	if (failure != GN_FAILURE_DEAD)
-		gn_worker_tick_at_commit();
-	call_next(run);
+	MemoryContextSwitchTo(run->claim.memory);
+	measure = gn_attempt_fail(&run->claim.queue, run->job, error, &text);
+	call_next(run, 1);
 	commit_transaction();
-	note_end(run, cancelled ? GN_MEASURE_CANCELLED : measure_of(failure));
-	if (cancelled)
-		return;
-	if (failure != GN_FAILURE_SNOOZE)
+	note_end(run, measure);
+	if (measure != GN_MEASURE_CANCELLED && measure != GN_MEASURE_SNOOZED)
 		ereport(LOG, (errmsg("job " INT64_FORMAT " of queue \"%s\" failed%s: %s",
-							 run->job.id, run->queue.name,
-							 failure == GN_FAILURE_DEAD ? " for good" : "", text)));
+							 run->job->id, run->claim.queue.name,
+							 measure == GN_MEASURE_DEAD ? " for good" : "", text)));
 }
 
 /*
@@ -561,36 +424,39 @@ charge_at_exit(int code, Datum arg)
 {
 	ErrorData error = {.sqlerrcode = ERRCODE_QUERY_CANCELED};
 
-	if (current == NULL || !current->taken)
+	if (current == NULL || current->job == NULL)
 		return;
-	if (limit_fired <= TIMEOUT_GRACE && !gn_transaction_timed_out())
+	if (!gn_time_limit_ends_process() && !gn_transaction_timed_out())
 		return;
-	limit_fired = Max(limit_fired, 1);
-	stop_limit();
+	gn_time_limit_blame();
+	gn_time_limit_stop();
 	AbortOutOfAnyTransaction();
-	become_myself();
+	gn_invoke_end();
 	record_failure(current, &error);
+}
+
+/* Errors that a job may owe to those that have run before it in its transaction: it
+ * holds what they have locked. */
+static bool
+may_be_others_fault(const ErrorData *error)
+{
+	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_DEADLOCK_DETECTED) ||
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		   error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
 /* ---- one pass ---- */
 
-/* Leaves nothing of a job's session state behind; a process that cannot be cleaned
- * ends. */
+/* Leaves nothing of jobs' session state behind; a process that cannot be cleaned ends.
+ */
 static void
-clean_session(bool used_temporary)
+clean_session(bool temporary)
 {
 	PG_TRY();
 	{
-		DropAllPreparedStatements();
-		ResetSequenceCaches();
-		if (used_temporary)
-		{
-			begin_transaction();
-			ResetTempTableNamespace();
-			commit_transaction();
-		}
-		gn_storage_release();
-		gn_slot_occupy(NULL, 0);
+		gn_residue_clear_session(temporary);
 	}
 	PG_CATCH();
 	{
@@ -601,83 +467,93 @@ clean_session(bool used_temporary)
 	PG_END_TRY();
 }
 
-static ErrorData *
-roll_back(Run *run)
+static void
+give_back(void)
+{
+	gn_running_end();
+	gn_storage_release();
+	gn_slot_occupy(NULL, 0);
+}
+
+/* Runs a job again, in a transaction of its own. */
+static bool
+run_alone(Run *run, int i)
 {
 	ErrorData *error;
 
-	stop_limit();
-	HOLD_INTERRUPTS();
-	gn_running_end();
-	MemoryContextSwitchTo(run->memory);
-	error = CopyErrorData();
-	FlushErrorState();
-	AbortCurrentTransaction();
-	become_myself();
-	QueryCancelPending = false;
-	RESUME_INTERRUPTS();
-	return error;
-}
-
-static void
-report_activity(const Run *run)
-{
-	char text[256];
-
-	snprintf(text, sizeof(text), "grownext job " INT64_FORMAT " of queue %s: %s",
-			 run->job.id, run->queue.name, run->queue.handler);
-	pgstat_report_activity(STATE_RUNNING, text);
-}
-
-/* Runs the job that the open transaction took. */
-static void
-run_taken_job(Run *run)
-{
-	ErrorData *volatile error = NULL;
-	const char *reason;
-
-	run->started_at = gn_now();
-	limit_fired = 0;
-	QueryCancelPending = false; /* meant for an earlier job */
-	gn_running_begin(run->job.id, run->started_at);
-	report_activity(run);
-	reason = gn_job_unwanted(&run->queue, &run->job, run->started_at);
-	if (reason == NULL)
-		note_start(run);
-	PG_TRY();
+	CHECK_FOR_INTERRUPTS();
+	clean_session(false);
+	begin_transaction();
+	if (!gn_claim_again(&run->claim, &run->claim.jobs[i]))
 	{
-		if (reason)
-			cancel_unwanted(run, reason);
-		else
-			run_handler(run);
 		commit_transaction();
-		gn_running_end();
-		become_myself();
-		note_end(run, reason ? GN_MEASURE_CANCELLED : GN_MEASURE_SUCCEEDED);
+		return false;
 	}
-	PG_CATCH();
-	{
-		error = roll_back(run);
-	}
-	PG_END_TRY();
+	error = run_transaction(run, i, i + 1);
 	if (error)
 		record_failure(run, error);
-	clean_session(run->used_temporary);
+	else
+		clean_session(run->temporary);
+	return !run->locks;
+}
+
+/* After one of several was rolled back: it is charged, the others run again, unless the
+ * session holds what only giving all jobs back frees. */
+static void
+run_apart(Run *run, const ErrorData *error)
+{
+	int begun = run->begun;
+	int culprit = run->job ? (int) (run->job - run->claim.jobs) : -1;
+	bool locks = run->locks;
+
+	gn_pace_failed(&run->claim.queue);
+	if (culprit > 0 && may_be_others_fault(error))
+		culprit = -1;
+	if (culprit >= 0)
+		record_failure(run, error);
+	for (int i = 0; i < begun && !locks; i++)
+	{
+		run->claim.jobs[i].leased_at = 0;
+		if (i != culprit && !run_alone(run, i))
+			break;
+	}
+}
+
+/* Runs the jobs that the open transaction took. */
+static void
+run_taken_jobs(Run *run)
+{
+	int begun;
+	ErrorData *error;
+
+	gn_running_take(run->claim.jobs, run->claim.count);
+	error = run_transaction(run, 0, run->claim.count);
+	begun = run->begun;
+	if (error == NULL)
+		clean_session(run->temporary);
+	else if (run->claim.count == 1)
+		record_failure(run, error);
+	else
+		run_apart(run, error);
+	run->job = NULL;
+	clean_session(false);
+	give_back();
+	gn_worker_call(run->claim.count - begun);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(false);
 }
 
 static GnTake
-try_one(Run *run)
+try_once(Run *run)
 {
 	GnTake take;
 
 	begin_transaction();
-	take = take_job(run);
+	take = gn_claim_take(&run->claim);
 	if (take == GN_TAKE_DONE)
 	{
 		gn_worker_engage();
-		run_taken_job(run);
+		run_taken_jobs(run);
 	}
 	else
 		commit_transaction();
@@ -691,8 +567,8 @@ gn_executor_run(void)
 	MemoryContext old = CurrentMemoryContext;
 	Run *run;
 	GnTake take;
-	MemoryContext memory =
-		AllocSetContextCreate(TopMemoryContext, "grownext job", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory = AllocSetContextCreate(TopMemoryContext, "grownext jobs",
+												 ALLOCSET_DEFAULT_SIZES);
 
 	if (!exit_registered)
 	{
@@ -701,18 +577,21 @@ gn_executor_run(void)
 	}
 	if (current) /* the last pass ended in an error of the queue's own */
 	{
-		become_myself();
+		gn_invoke_end();
 		clean_session(true);
-		MemoryContextDelete(current->memory);
+		give_back();
+		MemoryContextDelete(current->claim.memory);
 	}
 	gn_storage_release(); /* what the last pass skipped may be free now */
 	run = MemoryContextAllocZero(memory, sizeof(Run));
-	run->memory = memory;
+	run->claim.memory = memory;
+	run->job_memory =
+		AllocSetContextCreate(memory, "grownext job", ALLOCSET_DEFAULT_SIZES);
 	current = run;
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
-		take = try_one(run);
+		take = try_once(run);
 	} while (take == GN_TAKE_AGAIN);
 	current = NULL;
 	MemoryContextSwitchTo(old);

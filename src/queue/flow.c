@@ -51,13 +51,14 @@ note_parents(const int64 *ids, int count)
 }
 
 static void
-note_outcome(int64 batch_id, int64 job_id, const char *state)
+note_outcomes(const int64 *batch_ids, const int64 *ids, int count, const char *state)
 {
 	static GnQuery query =
 		GN_QUERY("INSERT INTO _grownext.queue_batch_outcome (batch_id, job_id, state)"
-				 " VALUES ($1, $2, $3)",
-				 INT8OID, INT8OID, TEXTOID);
-	Datum values[3] = {Int64GetDatum(batch_id), Int64GetDatum(job_id),
+				 " SELECT o.batch_id, o.job_id, $3"
+				 " FROM unnest($1, $2) AS o (batch_id, job_id)",
+				 INT8ARRAYOID, INT8ARRAYOID, TEXTOID);
+	Datum values[3] = {gn_row_ids(batch_ids, count), gn_row_ids(ids, count),
 					   CStringGetTextDatum(state)};
 
 	(void) gn_spi_execute(&query, values, NULL, false);
@@ -66,20 +67,22 @@ note_outcome(int64 batch_id, int64 job_id, const char *state)
 void
 gn_flow_over(const GnJob *jobs, int count, const char *state)
 {
-	int64 *ids = palloc((count + 1) * sizeof(int64));
-	bool noted = false;
+	int64 *ids = palloc((3 * count + 1) * sizeof(int64));
+	int64 *members = ids + count; /* of batches */
+	int64 *batch_ids = members + count;
+	int member_count = 0;
 
 	for (int i = 0; i < count; i++)
 	{
 		ids[i] = jobs[i].id;
 		if (jobs[i].batch_id == 0)
 			continue;
-		note_outcome(jobs[i].batch_id, jobs[i].id, state);
-		noted = true;
+		members[member_count] = jobs[i].id;
+		batch_ids[member_count++] = jobs[i].batch_id;
 	}
-	if (count > 0)
-		noted |= note_parents(ids, count);
-	if (noted)
+	if (member_count > 0)
+		note_outcomes(batch_ids, members, member_count, state);
+	if ((count > 0 && note_parents(ids, count)) || member_count > 0)
 		gn_worker_tick_at_commit();
 	pfree(ids);
 }

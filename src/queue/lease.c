@@ -27,9 +27,11 @@
 
 #include "core/core.h"
 #include "core/worker.h"
+#include "queue/claim.h"
 #include "queue/definition.h"
 #include "queue/executor.h"
 #include "queue/flow.h"
+#include "queue/invoke.h"
 #include "queue/lease.h"
 #include "queue/metrics.h"
 #include "queue/running.h"

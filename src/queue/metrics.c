@@ -251,14 +251,9 @@ count_end(Cell *cell, const GnMeasurement *m)
 		cell->counts.run[gn_histogram_bucket(m->time)]++;
 }
 
-void
-gn_metrics_note(const char *queue, const GnMeasurement *m)
+static void
+count_one(Cell *cell, const GnMeasurement *m)
 {
-	Cells *table = cells;
-	Cell *cell = table ? lock_cell(table, queue, m->at) : NULL;
-
-	if (cell == NULL)
-		return;
 	if (m->what == GN_MEASURE_FORGET)
 		empty_cell(cell);
 	else if (cell->since == 0)
@@ -276,6 +271,20 @@ gn_metrics_note(const char *queue, const GnMeasurement *m)
 		default:
 			count_end(cell, m);
 	}
+}
+
+void
+gn_metrics_note(const char *queue, const GnMeasurement *measurements, int count)
+{
+	Cells *table = cells;
+	Cell *cell = NULL;
+
+	if (table && count > 0)
+		cell = lock_cell(table, queue, measurements[0].at);
+	if (cell == NULL)
+		return;
+	for (int i = 0; i < count; i++)
+		count_one(cell, &measurements[i]);
 	LWLockRelease(&cell->lock);
 }
 
@@ -368,7 +377,7 @@ end_transaction(XactEvent event, void *arg)
 		for (Copy *copy = written; copy; copy = copy->next)
 			take_off(copy);
 		for (int i = 0; i < note_count; i++)
-			gn_metrics_note(notes[i].queue, &notes[i].measurement);
+			gn_metrics_note(notes[i].queue, &notes[i].measurement, 1);
 	}
 	notes = NULL;
 	note_count = note_space = 0;

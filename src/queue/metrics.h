@@ -34,7 +34,8 @@ typedef struct GnMeasurement
 
 /* Counts at once, or when the transaction commits. The first throws nothing; both do
  * nothing without preload. */
-extern void gn_metrics_note(const char *queue, const GnMeasurement *measurement);
+extern void
+gn_metrics_note(const char *queue, const GnMeasurement *measurements, int count);
 extern void
 gn_metrics_note_at_commit(const char *queue, const GnMeasurement *measurement);
 

@@ -9,6 +9,7 @@
 
 #include "core/core.h"
 #include "core/worker.h"
+#include "queue/claim.h"
 #include "queue/definition.h"
 #include "queue/executor.h"
 #include "queue/lock.h"
@@ -66,7 +67,7 @@ const GnComponent gn_queue_component = {
 	.shmem_size = queue_shmem_size,
 	.shmem_init = queue_shmem_init,
 	.tick = "SELECT _grownext.queue_tick($1)",
-	.executor_demand = gn_executor_demand,
+	.executor_demand = gn_claim_demand,
 	.executor_run = gn_executor_run,
 };
 

@@ -9,6 +9,9 @@
  * compares it with the turn that is on. A signal that comes late finds another turn,
  * or none.
  *
+ * An executor may have taken jobs that it has not begun. Nobody is interrupted for one
+ *of those; the executor is told to look for marks before it begins the next.
+ *
  * A cell is freed by an exit callback, under the lock, before its process is gone: a
  * signal never hits another process that has inherited the number.
  */
@@ -35,7 +38,10 @@ typedef struct Cell
 	TimestampTz started_at;
 	uint32 turn;           /* of the job in hand */
 	volatile uint32 meant; /* the turn that is to be interrupted */
-	uint32 length;         /* of progress; 0: none */
+	volatile bool asked;   /* for one of those that follow */
+	int following;
+	int64 follower[GN_MAX_CLAIM]; /* jobs that are taken together, the first included */
+	uint32 length;                /* of progress; 0: none */
 	char progress[GN_MAX_PROGRESS];
 } Cell;
 
@@ -121,11 +127,35 @@ take_cell(void)
 		my_cell->pid = MyProcPid;
 		my_cell->database = MyDatabaseId;
 		my_cell->id = 0;
+		my_cell->following = 0;
 	}
 	LWLockRelease(&cells->lock);
 	if (my_cell == NULL)
 		elog(ERROR, "no cell is left for executor %d", MyProcPid);
 	before_shmem_exit(free_cell, (Datum) 0);
+}
+
+void
+gn_running_take(const GnJob *jobs, int count)
+{
+	if (my_cell == NULL)
+		take_cell();
+	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < count; i++)
+		my_cell->follower[i] = jobs[i].id;
+	my_cell->following = count;
+	my_cell->asked = false;
+	LWLockRelease(&cells->lock);
+}
+
+bool
+gn_running_asked(void)
+{
+	bool asked = my_cell->asked;
+
+	if (asked)
+		my_cell->asked = false;
+	return asked;
 }
 
 void
@@ -149,6 +179,13 @@ gn_running_begin(int64 id, TimestampTz started_at)
 }
 
 void
+gn_running_finish(void)
+{
+	my_turn = 0;
+	QueryCancelPending = false;
+}
+
+void
 gn_running_end(void)
 {
 	my_turn = 0;
@@ -156,6 +193,7 @@ gn_running_end(void)
 		return;
 	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
 	my_cell->id = 0;
+	my_cell->following = 0;
 	LWLockRelease(&cells->lock);
 }
 
@@ -222,6 +260,25 @@ gn_running_since(int64 id)
 	return since;
 }
 
+/* Lock held. The executor that has taken the job and has another in hand. */
+static Cell *
+find_taker(int64 id)
+{
+	for (int i = 0; i < cells->size; i++)
+	{
+		Cell *cell = &cells->cell[i];
+
+		if (cell->pid == 0 || cell->database != MyDatabaseId)
+			continue;
+		for (int j = 0; j < cell->following; j++)
+		{
+			if (cell->follower[j] == id)
+				return cell;
+		}
+	}
+	return NULL;
+}
+
 bool
 gn_running_interrupt(int64 id)
 {
@@ -236,6 +293,8 @@ gn_running_interrupt(int64 id)
 		cell->meant = cell->turn;
 		(void) kill(cell->pid, SIGUSR2);
 	}
+	else if ((cell = find_taker(id)) != NULL)
+		cell->asked = true;
 	LWLockRelease(&cells->lock);
 	return cell != NULL;
 }

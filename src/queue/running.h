@@ -8,14 +8,23 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
+#include "queue/storage.h"
+
 /* Bytes of a progress report. */
 #define GN_MAX_PROGRESS 1024
 
 extern Size gn_running_shmem_size(void);
 extern void gn_running_shmem_init(void);
 
-/* This executor has a job in hand, or none any more: then nobody interrupts it. */
+/* This executor has taken these jobs. */
+extern void gn_running_take(const GnJob *jobs, int count);
+
+/* Whether somebody wants to end one of them that was not begun yet; once. */
+extern bool gn_running_asked(void);
+
+/* It has one of them in hand, has done what could be interrupted, has none any more. */
 extern void gn_running_begin(int64 id, TimestampTz started_at);
+extern void gn_running_finish(void);
 extern void gn_running_end(void);
 
 /* The progress of the job in hand; seen by others at once, forgotten at its end. */

@@ -1,28 +1,20 @@
 /*
  * src/queue/storage.c
- *	  The simplest storage that keeps every promise: one row per job.
+ *	  Jobs come in and are settled: one row per job.
  *
- * A job without an outcome is a row of queue_job. An executor claims it with
- * FOR UPDATE SKIP LOCKED and settles it in the same transaction, so effect and
- * outcome commit together, and a claim ends with its holder, however that ends.
- *
- * A failed job's transaction is gone before its failure can be written. A session
- * lock on the job, taken at the claim, spans the gap: it survives the abort and
- * dies with the process, and whoever finds it held leaves the job alone. A handler
- * that frees it with pg_advisory_unlock_all() may see its own job retried without
- * a pause, no more: while the transaction lasts the row is locked as well.
+ * A job without an outcome is a row of queue_job; an outcome is one of queue_done or
+ * queue_dead, written by the transaction that deletes the job's.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
-#include "storage/ipc.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "queue/lock.h"
-#include "queue/ready.h"
 #include "queue/storage_row.h"
 
 static int64
@@ -212,181 +204,84 @@ gn_storage_replace(int64 id, const GnJob *job, bool ready)
 	return false;
 }
 
-/* ---- take ---- */
-
-int
-gn_storage_ready_queues(const char *after, char ***queues)
-{
-	return gn_ready_names(after, queues);
-}
-
-int
-gn_storage_count_waiting(const char *queue, bool ordered, int most)
-{
-	/* In the order of its index, or a backlog that was analyzed is read whole. Those
-	 * that run are few: one an executor. */
-	static GnQuery query =
-		GN_QUERY("SELECT FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
-				 " AND NOT _grownext.queue_job_running(j.id)"
-				 " ORDER BY j.priority, j.id LIMIT $2",
-				 TEXTOID, INT4OID);
-	Datum values[2] = {CStringGetTextDatum(queue), Int32GetDatum(most)};
-
-	if (!ordered)
-		return gn_ready_count(queue, most);
-	return (int) gn_spi_execute(&query, values, NULL, true);
-}
-
-static int64 held_id = 0; /* what this process holds, by a session lock */
-
-/* Jobs whose failure another process is about to write: not to be claimed in this pass.
- */
-static int64 skipped[64];
-static int skip_count = 0;
-
-#define TAKE_COLUMNS                                                                   \
-	"SELECT " GN_ROW_COLUMNS ", " GN_ROW_CANCELLED                                     \
-	" FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
-#define TAKE_ORDER " ORDER BY j.priority, j.id LIMIT 1 FOR UPDATE SKIP LOCKED"
-
-/* The row of the next of an ordered queue's jobs that nobody has. */
-static bool
-find_in_order(const char *queue)
-{
-	/* The one that runs is still there for every snapshot but its own: it blocks its
-	 * group. */
-	static GnQuery query = GN_QUERY(
-		TAKE_COLUMNS
-		" AND j.id <> ALL ($2)"
-		" AND (j.group_key IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_job AS e"
-		" WHERE e.queue = j.queue AND e.group_key = j.group_key AND e.id < "
-		"j.id))" TAKE_ORDER,
-		TEXTOID, INT8ARRAYOID);
-	Datum values[2] = {CStringGetTextDatum(queue), gn_row_ids(skipped, skip_count)};
-
-	return gn_spi_execute(&query, values, NULL, false) > 0;
-}
-
-/* The row of the next job that the memory names and nobody has. */
-static bool
-find_ready(const char *queue)
-{
-	static GnQuery query =
-		GN_QUERY(TAKE_COLUMNS " AND j.id = $2" TAKE_ORDER, TEXTOID, INT8OID);
-	Datum values[2] = {CStringGetTextDatum(queue)};
-	int64 id;
-
-	while (gn_ready_take(queue, 1, &id) > 0)
-	{
-		values[1] = Int64GetDatum(id);
-		if (gn_spi_execute(&query, values, NULL, false) > 0)
-			return true;
-	}
-	return false;
-}
-
-/* What this process took is there for others if it ends. */
-static void
-give_back_at_exit(int code, Datum arg)
-{
-	gn_ready_unknown(MyDatabaseId, NULL);
-}
-
-static void
-give_back_when_it_ends(void)
-{
-	static bool registered = false;
-
-	if (!registered)
-		before_shmem_exit(give_back_at_exit, (Datum) 0);
-	registered = true;
-}
-
-GnTake
-gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job)
-{
-	give_back_when_it_ends();
-	if (ordered ? !find_in_order(queue) : !find_ready(queue))
-		return GN_TAKE_NONE;
-	gn_row_job(0, queue, memory, job);
-	job->cancelled = gn_row_int(0, GN_ROW_COLUMN_COUNT + 1) != 0;
-	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, true))
-	{
-		if (skip_count == lengthof(skipped))
-			skip_count = 0;
-		skipped[skip_count++] = job->id;
-		return GN_TAKE_AGAIN;
-	}
-	held_id = job->id;
-	if (!gn_queue_try_lock(GN_QUEUE_LOCK_JOB, (uint64) job->id, ExclusiveLock, false))
-		elog(ERROR, "could not lock job " INT64_FORMAT " twice", job->id);
-	return GN_TAKE_DONE;
-}
-
-void
-gn_storage_release(void)
-{
-	LockReleaseAll(USER_LOCKMETHOD, true);
-	held_id = 0;
-	skip_count = 0;
-}
-
-bool
-gn_storage_running(int64 id)
-{
-	/* Whoever asks has locked the row, and those who were to run the job pass by. */
-	gn_ready_note_taken("");
-	return held_id == id || gn_queue_locked(GN_QUEUE_LOCK_JOB, (uint64) id);
-}
-
 /* ---- settle ---- */
 
+/* The columns of an outcome, and what they are in the job's row. */
+#define DONE_COLUMNS                                                                   \
+	"INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "     \
+	"priority, max_attempts, failures, unique_key, group_key, tenant_id, attempts, "   \
+	"worker, started_at, finished_at, state, result, last_error)"                      \
+	" SELECT id, queue, enqueued_at, run_at, deadline, priority, max_attempts, "       \
+	"failures, unique_key, group_key, tenant_id, attempts, "                           \
+	"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END, "
+
 static void
-expect_settled(const GnJob *job, uint64 rows)
+expect_settled(const GnJob *job, int count, uint64 rows)
 {
-	if (rows != 1)
+	if (rows != (uint64) count)
 		elog(ERROR, "job " INT64_FORMAT " is not there to be settled", job->id);
 }
 
-static void
-finish(const GnJob *job, const char *state, TimestampTz started_at,
-	   TimestampTz finished_at, const Jsonb *result, const char *last_error)
+static Datum
+array_of(Datum *values, bool *nulls, int count, Oid type)
 {
-	static GnQuery query = GN_QUERY(
-		"WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 RETURNING *)"
-		" INSERT INTO _grownext.queue_done (id, queue, enqueued_at, run_at, deadline, "
-		"started_at,"
-		" finished_at, priority, max_attempts, failures, state, unique_key, group_key, "
-		"tenant_id,"
-		" result, last_error, attempts, worker)"
-		" SELECT id, queue, enqueued_at, run_at, deadline, $2, $3, priority, "
-		"max_attempts, failures, $4,"
-		" unique_key, group_key, tenant_id, $5, coalesce($6, last_error), attempts, "
-		"CASE WHEN leased_at IS NULL THEN 'executor' ELSE worker END FROM gone",
-		INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, TEXTOID);
-	Datum values[6];
-	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	int dimension = count;
+	int lower = 1;
+	int16 length;
+	bool by_value;
+	char align;
 
-	values[0] = Int64GetDatum(job->id);
-	values[1] = time_or_null(started_at, &nulls[1]);
-	values[2] = TimestampTzGetDatum(finished_at);
-	values[3] = CStringGetTextDatum(state);
-	values[4] = pointer_or_null(result, &nulls[4]);
-	values[5] = text_or_null(last_error, &nulls[5]);
-	expect_settled(job, gn_spi_execute(&query, values, nulls, false));
+	get_typlenbyvalalign(type, &length, &by_value, &align);
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &dimension, &lower,
+											  type, length, by_value, align));
 }
 
 void
-gn_storage_succeed(const GnJob *job, TimestampTz started_at, TimestampTz finished_at,
-				   Jsonb *result)
+gn_storage_succeed(const GnOutcome *outcomes, int count)
 {
-	finish(job, "succeeded", started_at, finished_at, result, NULL);
+	static GnQuery query = GN_QUERY(
+		"WITH gone AS (DELETE FROM _grownext.queue_job AS j"
+		" USING unnest($1, $2, $3, $4) AS o (id, begun, over, outcome)"
+		" WHERE j.id = o.id RETURNING j.*, o.begun, o.over, o.outcome) " DONE_COLUMNS
+		"begun, over, 'succeeded', outcome, last_error FROM gone",
+		INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID);
+	Datum *column = palloc(4 * count * sizeof(Datum));
+	bool *no_result = palloc(count * sizeof(bool));
+	Datum values[4];
+
+	for (int i = 0; i < count; i++)
+	{
+		column[i] = Int64GetDatum(outcomes[i].job->id);
+		column[count + i] = TimestampTzGetDatum(outcomes[i].started_at);
+		column[2 * count + i] = TimestampTzGetDatum(outcomes[i].finished_at);
+		column[3 * count + i] = PointerGetDatum(outcomes[i].result);
+		no_result[i] = outcomes[i].result == NULL;
+	}
+	values[0] = array_of(column, NULL, count, INT8OID);
+	values[1] = array_of(column + count, NULL, count, TIMESTAMPTZOID);
+	values[2] = array_of(column + 2 * count, NULL, count, TIMESTAMPTZOID);
+	values[3] = array_of(column + 3 * count, no_result, count, JSONBOID);
+	gn_row_plan_by_index();
+	expect_settled(outcomes[0].job, count, gn_spi_execute(&query, values, NULL, false));
+	for (int i = 0; i < count; i++)
+		gn_storage_note_settled(outcomes[i].job->id);
 }
 
 void
 gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason)
 {
-	finish(job, "cancelled", job->leased_at, finished_at, NULL, reason);
+	static GnQuery query =
+		GN_QUERY("WITH gone AS (DELETE FROM _grownext.queue_job WHERE id = $1 "
+				 "RETURNING *) " DONE_COLUMNS
+				 "$2, $3, 'cancelled', NULL, coalesce($4, last_error) FROM gone",
+				 INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID);
+	char nulls[4] = {' ', ' ', ' ', ' '};
+	Datum values[4] = {Int64GetDatum(job->id), time_or_null(job->leased_at, &nulls[1]),
+					   TimestampTzGetDatum(finished_at),
+					   text_or_null(reason, &nulls[3])};
+
+	expect_settled(job, 1, gn_spi_execute(&query, values, nulls, false));
+	gn_storage_note_settled(job->id);
 }
 
 #define ATTEMPT_ENTRY                                                                  \
@@ -456,4 +351,5 @@ gn_storage_fail(const GnJob *job, GnFailure failure, TimestampTz started_at,
 			(void) gn_spi_execute(&dead, values, NULL, false);
 			break;
 	}
+	gn_storage_note_settled(job->id);
 }

@@ -40,12 +40,22 @@ typedef struct GnJob
 	int64 batch_id; /* 0: none */
 } GnJob;
 
+/* How a job that succeeded went. */
+typedef struct GnOutcome
+{
+	const GnJob *job;
+	TimestampTz started_at;
+	TimestampTz finished_at;
+	Jsonb *result; /* or NULL */
+} GnOutcome;
+
 /* Why a job was cancelled. */
 #define GN_CANCELLED "cancelled by job_cancel()"
 #define GN_DEADLINE_PASSED "the deadline passed before the job could run"
 
 #define GN_MAX_ERROR 1000   /* bytes of a stored error */
 #define GN_MAX_RESULT 65536 /* bytes of a stored result */
+#define GN_MAX_CLAIM 128    /* jobs that an executor takes at once */
 
 /* put: stores a new job and returns its id. */
 extern int64 gn_storage_put(const GnJob *job, bool ready);
@@ -75,9 +85,11 @@ extern int gn_storage_ready_queues(const char *after, char ***queues);
 extern int gn_storage_count_waiting(const char *queue, bool ordered, int most);
 
 /*
- * take: claims the first ready job of a queue for this transaction and makes it in
- * the given memory. The claim ends with the transaction; until gn_storage_release,
- * which needs none, no other executor gets the job even if the transaction aborts.
+ * take: claims the first ready jobs of a queue, at most so many, in the order of
+ * priority and id, and of an ordered queue one of each group; they are made in the
+ * given memory. They are this transaction's, and settled in it. If it is rolled back,
+ * no other executor gets them until gn_storage_release, which needs no transaction and
+ * frees whatever advisory locks the session has.
  */
 typedef enum GnTake
 {
@@ -86,16 +98,19 @@ typedef enum GnTake
 	GN_TAKE_AGAIN /* end this transaction, which blocks another executor, and try again
 				   */
 } GnTake;
-extern GnTake
-gn_storage_take(const char *queue, bool ordered, MemoryContext memory, GnJob *job);
+extern GnTake gn_storage_take(const char *queue, bool ordered, int most,
+							  MemoryContext memory, GnJob *jobs, int *count);
 extern void gn_storage_release(void);
+
+/* Makes a job that was taken in a transaction that was rolled back this one's; false:
+ * it is somebody else's now, or over, or another than it was. */
+extern bool gn_storage_resume(const GnJob *job);
 
 /* Whether an executor holds the job now. */
 extern bool gn_storage_running(int64 id);
 
-/* settle: the outcome of the job that this transaction took ... */
-extern void gn_storage_succeed(const GnJob *job, TimestampTz started_at,
-							   TimestampTz finished_at, Jsonb *result);
+/* settle: the outcomes of jobs that this transaction took ... */
+extern void gn_storage_succeed(const GnOutcome *outcomes, int count);
 extern void
 gn_storage_cancel(const GnJob *job, TimestampTz finished_at, const char *reason);
 

@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "utils/array.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "core/core.h"
@@ -92,4 +93,20 @@ gn_row_ids(const int64 *ids, int count)
 		values[i] = Int64GetDatum(ids[i]);
 	return PointerGetDatum(construct_array(values, count, INT8OID, sizeof(int64),
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * A plan is made once and kept, by the sizes that tables had then: a queue that was
+ * empty would be read whole, and sorted, for ever.
+ */
+void
+gn_row_plan_by_index(void)
+{
+	static const char *const methods[] = {"enable_seqscan", "enable_bitmapscan",
+										  "enable_sort", "enable_hashjoin",
+										  "enable_mergejoin"};
+
+	for (size_t i = 0; i < lengthof(methods); i++)
+		(void) set_config_option(methods[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 }

@@ -48,6 +48,12 @@ extern int64 gn_row_int(uint64 row, int column);
 extern void *gn_row_copy(uint64 row, int column, Oid type, MemoryContext memory);
 extern void gn_row_job(uint64 row, const char *queue, MemoryContext memory, GnJob *job);
 
+/* Until gn_spi_end, plans are made by the indexes. */
+extern void gn_row_plan_by_index(void);
+
+/* Of storage_take.c: the job has its outcome, or another time. */
+extern void gn_storage_note_settled(int64 id);
+
 /* An int8[] of ids. */
 extern Datum gn_row_ids(const int64 *ids, int count);
 
