@@ -64,6 +64,9 @@ extern void
 gn_ready_note(const char *queue, int priority, const char *group_key, int64 id);
 extern void gn_ready_note_unknown(const char *queue);
 
+/* Who takes jobs that the same transaction has enqueued finds them. */
+extern void gn_ready_say_early(const char *queue);
+
 /* What this transaction took, or locked, is there for others again if it rolls back:
  * then the queue must be read. */
 extern void gn_ready_note_taken(const char *queue);

@@ -42,25 +42,40 @@ static int note_count = 0;
 static char *taken = NULL; /* the last one's name; "" for several */
 
 static void
-say(void)
+say(const Note *note)
+{
+	if (note->lane)
+		(void) gn_ready_put(MyDatabaseId, note->queue, note->lane, note->ids,
+							note->count, note->beyond);
+	else
+		gn_ready_unknown(MyDatabaseId, note->queue[0] ? note->queue : NULL);
+}
+
+static void
+say_all(void)
+{
+	for (Note *note = notes; note; note = note->next)
+		say(note);
+	notes = NULL;
+	note_count = 0;
+}
+
+/* For this transaction's own use; at commit it is said again. */
+void
+gn_ready_say_early(const char *queue)
 {
 	for (Note *note = notes; note; note = note->next)
 	{
-		if (note->lane)
-			gn_ready_put(MyDatabaseId, note->queue, note->lane, note->ids, note->count,
-						 note->beyond);
-		else
-			gn_ready_unknown(MyDatabaseId, note->queue[0] ? note->queue : NULL);
+		if (strcmp(note->queue, queue) == 0)
+			say(note);
 	}
-	notes = NULL;
-	note_count = 0;
 }
 
 /* Called by core at commit before it wakes anybody. */
 static void
 before_wake(bool scan)
 {
-	say();
+	say_all();
 	if (scan)
 		gn_ready_unknown(MyDatabaseId, NULL);
 }
@@ -86,7 +101,7 @@ end_transaction(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			say();
+			say_all();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:

@@ -243,6 +243,7 @@ int
 gn_ready_take(const char *queue, int most, int64 *ids)
 {
 	look_for_queues();
+	gn_ready_say_early(queue);
 	for (;;)
 	{
 		int count;
