@@ -6,6 +6,8 @@
 # UPDATE SKIP LOCKED. Without the variables their lines are skipped, and that is said.
 
 GN_BENCH_JOBS=${GN_BENCH_JOBS:-100000}
+# halves and tenths of it have to be whole chunks
+[ "$GN_BENCH_JOBS" -ge 10000 ] && [ $((GN_BENCH_JOBS % 10000)) = 0 ] || { echo "GN_BENCH_JOBS must be a multiple of 10000" >&2; exit 1; }
 payload='{"n":12345,"pad":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}'
 # payloads FIRST LAST: as a query of its own, a jsonb each
 payloads() { echo "SELECT jsonb_build_object('n', n, 'pad', repeat('x', 64)) AS payload FROM generate_series($1, $2) AS n"; }
@@ -66,17 +68,19 @@ CREATE PROCEDURE bench.drain(p_queue text, p_jobs int, INOUT p_seconds double pr
 DECLARE
     v_began timestamptz := clock_timestamp();
     v_at    timestamptz;
+    v_state grownext.queue_state;
 BEGIN
     PERFORM grownext.queue_resume(p_queue);
     COMMIT;
     CALL bench.reach(p_queue, p_jobs, v_at);
     LOOP
         v_at := clock_timestamp();
-        EXIT WHEN (SELECT ready + running + scheduled + waiting = 0 FROM grownext.queue_stats(p_queue));
+        SELECT * INTO v_state FROM grownext.queue_stats(p_queue);
+        EXIT WHEN v_state.ready + v_state.running + v_state.scheduled + v_state.waiting = 0;
         COMMIT;
     END LOOP;
-    IF (SELECT succeeded_total FROM grownext.queue_stats(p_queue)) <> p_jobs THEN
-        RAISE EXCEPTION 'not every job succeeded: %', (SELECT s FROM grownext.queue_stats(p_queue) AS s);
+    IF v_state.succeeded_total <> p_jobs THEN
+        RAISE EXCEPTION 'not every job succeeded: %', v_state;
     END IF;
     p_seconds := extract(epoch FROM v_at - v_began);
 END $$;
