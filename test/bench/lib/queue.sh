@@ -212,6 +212,30 @@ server_cpu()
 	} | awk '{ sum += $1 } END { printf "%.0f\n", sum / 1000 }'
 }
 
+# metered SYSTEM JOBS COMMAND...: appends the rate that the command prints to SYSTEM.rate, and
+# the microseconds of CPU that the server took for each of so many jobs to SYSTEM.cpu; for 0,
+# of as many as that rate makes in GN_BENCH_SECONDS
+metered()
+{
+	local system=$1 jobs=$2 cpu rate
+	shift 2
+	cpu=$(server_cpu)
+	rate=$("$@")
+	cpu=$(($(server_cpu) - cpu))
+	echo "$rate" >>"$system.rate"
+	awk -v c="$cpu" -v n="$jobs" -v r="$rate" -v s="$GN_BENCH_SECONDS" 'BEGIN { printf "%.2f\n", c / (n > 0 ? n : r * s) }' >>"$system.cpu"
+}
+
+# cpu_remark CLAIM SYSTEM...: what was metered; other load shows less in it than in rates
+cpu_remark()
+{
+	local system text=
+	for system in "${@:2}"; do
+		text+="${text:+, }$system $(median <"$system.cpu") us"
+	done
+	echo "# CPU of the server a job, $1: $text"
+}
+
 # xids: transaction ids that the server has given out
 xids() { run_sql -c 'SELECT pg_snapshot_xmax(pg_current_snapshot())'; }
 
