@@ -75,6 +75,9 @@ extern void gn_ready_note_taken(const char *queue);
  * between gn_spi_begin and gn_spi_end. */
 extern int gn_ready_take(const char *queue, int most, int64 *ids);
 
+/* Whether one of them is there to be run. */
+extern bool gn_ready_any(const char *queue);
+
 /* Unpaused queues with a handler in which something may be ready, palloc'd; those after
  * the named one first. */
 extern int gn_ready_names(const char *after, char ***queues);

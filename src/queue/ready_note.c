@@ -31,6 +31,7 @@ typedef struct Note
 	int count;
 	int size;
 	int64 beyond; /* the smallest id that found no place; 0: none */
+	bool said;    /* early, and nothing has come to it since */
 	struct Note *next;
 } Note;
 
@@ -66,8 +67,10 @@ gn_ready_say_early(const char *queue)
 {
 	for (Note *note = notes; note; note = note->next)
 	{
-		if (strcmp(note->queue, queue) == 0)
-			say(note);
+		if (note->said || strcmp(note->queue, queue) != 0)
+			continue;
+		say(note);
+		note->said = true;
 	}
 }
 
@@ -173,6 +176,7 @@ new_lane(int priority, const char *group_key)
 static void
 add_id(Note *note, int64 id)
 {
+	note->said = false;
 	if (note->count == MOST_IDS)
 	{
 		if (note->beyond == 0 || id < note->beyond)

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -264,4 +265,35 @@ gn_ready_take(const char *queue, int most, int64 *ids)
 		else
 			read_ungrouped(queue, &lane, from);
 	}
+}
+
+/* Names that turn out to be of no use are forgotten; the first that is good is put
+ * back.
+ */
+bool
+gn_ready_any(const char *queue)
+{
+	static GnQuery query =
+		GN_QUERY("SELECT j.priority, j.group_key FROM _grownext.queue_job AS j"
+				 " WHERE j.id = $1 AND j.queue = $2 AND j.ready",
+				 INT8OID, TEXTOID);
+	Datum values[2] = {0, CStringGetTextDatum(queue)};
+	int64 id;
+
+	while (gn_ready_take(queue, 1, &id) > 0)
+	{
+		char *key;
+		GnLane lane;
+
+		values[0] = Int64GetDatum(id);
+		if (read_latest(&query, values) == 0)
+			continue;
+		key = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+		lane.priority = (int) gn_row_int(0, 1);
+		lane.grouped = key != NULL;
+		strlcpy(lane.key, key ? key : "", sizeof(lane.key));
+		(void) gn_ready_put(MyDatabaseId, queue, &lane, &id, 1, 0);
+		return true;
+	}
+	return false;
 }

@@ -216,35 +216,6 @@ gn_storage_lease(const char *queue, bool ordered, const GnLease *lease, int coun
 	return leased;
 }
 
-/* Names that turn out to be of no use are forgotten; the first that is good is put
- * back.
- */
-static bool
-find_ready(const char *queue)
-{
-	static GnQuery query = GN_QUERY("SELECT j.priority, j.group_key" READY
-									" AND j.id = $2 FOR UPDATE SKIP LOCKED",
-									TEXTOID, INT8OID);
-	Datum values[2] = {CStringGetTextDatum(queue)};
-	int64 id;
-
-	while (gn_ready_take(queue, 1, &id) > 0)
-	{
-		values[1] = Int64GetDatum(id);
-		gn_ready_note_taken(queue);
-		if (gn_spi_execute(&query, values, NULL, false) > 0)
-		{
-			char *key = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
-			GnLane lane = {.priority = (int) gn_row_int(0, 1), .grouped = key != NULL};
-
-			strlcpy(lane.key, key ? key : "", sizeof(lane.key));
-			(void) gn_ready_put(MyDatabaseId, queue, &lane, &id, 1, 0);
-			return true;
-		}
-	}
-	return false;
-}
-
 bool
 gn_storage_fetchable(const char *queue, bool ordered)
 {
@@ -255,7 +226,7 @@ gn_storage_fetchable(const char *queue, bool ordered)
 	Datum values[1] = {CStringGetTextDatum(queue)};
 
 	if (!ordered)
-		return find_ready(queue);
+		return gn_ready_any(queue);
 	return gn_spi_execute(&first_of_group, values, NULL, false) > 0;
 }
 

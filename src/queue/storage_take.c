@@ -45,7 +45,7 @@ gn_storage_count_waiting(const char *queue, bool ordered, int most)
 	Datum values[2] = {CStringGetTextDatum(queue), Int32GetDatum(most)};
 
 	if (!ordered)
-		return gn_ready_count(queue, most);
+		return gn_ready_any(queue) ? gn_ready_count(queue, most) : 0;
 	return (int) gn_spi_execute(&query, values, NULL, true);
 }
 
