@@ -165,10 +165,7 @@ plan_wakeups(Node *statement)
 			/* What was prepared may have enqueued, in a session that is long gone. */
 			if (castNode(TransactionStmt, statement)->kind ==
 				TRANS_STMT_COMMIT_PREPARED)
-			{
-				gn_worker_wake_at_commit(1);
-				gn_worker_tick_at_commit();
-			}
+				gn_worker_prepared_at_commit();
 			break;
 		default:
 			break;

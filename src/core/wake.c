@@ -31,6 +31,7 @@ typedef struct Wishes
 	bool tick;
 	bool recheck;
 	bool scan;
+	bool prepared;          /* it commits what another session has prepared */
 	Call *calls;            /* one per channel */
 	const char *unprepared; /* what must not be prepared, or NULL */
 	struct Wishes *outer;
@@ -67,6 +68,7 @@ merge_into(Wishes *to, Wishes *from)
 	to->tick |= from->tick;
 	to->recheck |= from->recheck;
 	to->scan |= from->scan;
+	to->prepared |= from->prepared;
 	if (from->unprepared)
 		to->unprepared = from->unprepared;
 	while (call)
@@ -101,7 +103,7 @@ end_transaction(XactEvent event, void *arg)
 	if (w == NULL || event != XACT_EVENT_COMMIT)
 		return;
 	if (gn_before_wake)
-		gn_before_wake(w->scan);
+		gn_before_wake(w->prepared);
 	if (w->recheck)
 		gn_worker_recheck(MyDatabaseId);
 	if (w->scan)
@@ -213,4 +215,14 @@ gn_worker_scan_at_commit(void)
 {
 	if (gn_workers)
 		current_wishes()->scan = true;
+}
+
+void
+gn_worker_prepared_at_commit(void)
+{
+	if (gn_workers == NULL)
+		return;
+	current_wishes()->prepared = true;
+	gn_worker_wake_at_commit(1);
+	gn_worker_tick_at_commit();
 }

@@ -184,6 +184,7 @@ extern bool gn_database_listed(const char *name);
 /* wake.c: at commit of the current transaction */
 extern void gn_worker_recheck_at_commit(void);
 extern void gn_worker_scan_at_commit(void);
+extern void gn_worker_prepared_at_commit(void);
 
 /* waiter.c: takes its lock, throws nothing, does nothing without preload */
 extern Size gn_wait_shmem_size(void);

@@ -76,10 +76,10 @@ gn_ready_say_early(const char *queue)
 
 /* Called by core at commit before it wakes anybody. */
 static void
-before_wake(bool scan)
+before_wake(bool prepared)
 {
 	say_all();
-	if (scan)
+	if (prepared)
 		gn_ready_unknown(MyDatabaseId, NULL);
 }
 
