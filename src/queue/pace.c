@@ -4,9 +4,10 @@
  *
  * Jobs that are taken together wait for each other: so only as many as run within a few
  * milliseconds, by what they took so far, and only what others that have nothing to do
- * leave. It begins with one, doubles while jobs are short, and falls back to one for a
- * while when one was long. When one fails the others run again, so a queue in which
- *many fail takes few. Payloads are in memory together, and count, too.
+ * leave. It begins with one, doubles while jobs are short, halves when one was slower,
+ *and falls back to one for a while when one was long. When one fails the others run
+ *again, so a queue in which many fail takes few. Payloads are in memory together, and
+ *count, too.
  *
  * Each executor finds out for itself and forgets it when it leaves.
  */
@@ -24,8 +25,9 @@
 #define MAX_NAME 104
 #define MAX_REMEMBERED 1000 /* queues */
 #define MAX_BYTES (8 * 1024 * 1024)
-#define LONG_TIME 10000 /* us */
-#define PATIENCE 100    /* jobs that are short until it grows again */
+#define LONG_TIME 100000      /* us: nobody waits for such a job twice */
+#define SUSPICIOUS_TIME 10000 /* us: a slower job, or only a busy machine */
+#define PATIENCE 100          /* jobs that are short until it grows again */
 
 typedef struct Pace
 {
@@ -107,7 +109,10 @@ gn_pace_ran(const GnQueue *queue, int jobs, int64 total, int64 longest, int64 by
 		return;
 	}
 	pace->patience = Max(pace->patience - jobs, 0);
-	most = pace->patience > 0 ? pace->most : pace->most * 2;
+	if (longest >= SUSPICIOUS_TIME)
+		most = pace->most / 2;
+	else
+		most = pace->patience > 0 ? pace->most : pace->most * 2;
 	most = Min(most, (int) (GN_PACE_TIME / Max(pace->average, 1.0)));
 	most = Min(most, (int) (MAX_BYTES / Max(pace->bytes, 1)));
 	pace->most = Min(Max(most, 1), GN_MAX_CLAIM);

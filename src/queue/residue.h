@@ -6,10 +6,11 @@
 #include "postgres.h"
 
 /* What cannot be undone before the transaction ends. */
-#define GN_RESIDUE_TEMPORARY 0x01 /* tables, or other objects of the session's schema  \
-								   */
-#define GN_RESIDUE_LOCKS 0x02     /* advisory ones */
-#define GN_RESIDUE_NOTICES 0x04   /* NOTIFY */
+#define GN_RESIDUE_TEMPORARY                                                           \
+	0x01                        /* tables, or other objects of the session's schema    \
+								 */
+#define GN_RESIDUE_LOCKS 0x02   /* advisory ones */
+#define GN_RESIDUE_NOTICES 0x04 /* NOTIFY */
 
 /* A job begins; its code has ended. */
 extern void gn_residue_begin(void);
