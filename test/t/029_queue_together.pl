@@ -16,8 +16,8 @@ use Test::More;
 my $node = GrowNext::Queue::new_node('main', <<'CONF');
 grownext.executors = 1
 restart_after_crash = on
-grownext.test_clock = '2030-01-01 00:00:00+00'
 CONF
+GrowNext::Queue::sql($node, "ALTER DATABASE app SET grownext.test_clock = '2030-01-01 00:00:00+00'");
 
 sub sql { return GrowNext::Queue::sql($node, shift); }
 sub admin { return GrowNext::Queue::as($node, 'queue_admin', shift); }
@@ -218,9 +218,29 @@ is(sql("SELECT count(*) FROM _grownext.queue_done WHERE queue = 'one' AND (failu
 is( sql("SELECT sum(started) || ' ' || sum(succeeded) || ' ' || sum(failed) || ' ' || sum(dead) FROM _grownext.queue_measured(NULL) WHERE queue = 'one'"),
 	'31 30 1 1', 'nothing is counted twice');
 
+# --- weights ---
+
+admin(<<'SQL');
+SELECT grownext.queue_define('heavy', '{"weight": 3}'), grownext.queue_define('light');
+SELECT grownext.queue_grant(q, 'queue_app', 'work') FROM unnest('{heavy,light}'::text[]) AS q;
+SQL
+GrowNext::Queue::as($node, 'queue_app', q{SELECT grownext.queue_handle(q, 'app.work(grownext.job)') FROM unnest('{heavy,light}'::text[]) AS q});
+admin("BEGIN; SELECT grownext.queue_pause(q), cardinality(grownext.enqueue_many(q, array_fill('{}'::jsonb, ARRAY[3000]))) FROM unnest('{heavy,light}'::text[]) AS q; COMMIT");
+admin("BEGIN; SELECT grownext.queue_resume(q) FROM unnest('{heavy,light}'::text[]) AS q; COMMIT");
+over('heavy');
+over('light');
+# The clock stands, so shares are by number; a turn is up to 128 jobs.
+my $light = sql(<<'SQL');
+SELECT count(*) FROM _grownext.queue_done
+ WHERE queue = 'light' AND (result #>> '{}')::bigint < (SELECT max((result #>> '{}')::bigint) FROM _grownext.queue_done WHERE queue = 'heavy')
+SQL
+note("$light light jobs ran while 3000 heavy ones did");
+cmp_ok(abs($light - 1000), '<=', 128, 'a queue of weight 3 gets three times the jobs of one of weight 1');
+
 # --- a thousand that fail at random ---
 
-$node->append_conf('postgresql.conf', "grownext.test_clock = ''\ngrownext.executors = 3\n");
+sql('ALTER DATABASE app RESET grownext.test_clock');
+$node->append_conf('postgresql.conf', "grownext.executors = 3\n");
 $node->restart;
 my @fails = map { rand() < 0.1 ? 1 + int(rand(3)) : 0 } 1 .. 1000;
 my $sum = 0;
