@@ -18,8 +18,6 @@
 
 #define LOOK_AGAIN (5 * USECS_PER_MINUTE)
 
-static char last_queue[128] = ""; /* served last: the next look begins behind it */
-
 static void
 copy_queue(GnClaim *claim, const GnQueue *queue)
 {
@@ -74,13 +72,12 @@ gn_claim_take(GnClaim *claim)
 	if (!gn_database_armed())
 		return GN_TAKE_NONE;
 	gn_spi_begin(&spi);
-	count = gn_storage_ready_queues(last_queue, &queues);
+	count = gn_storage_ready_queues("", &queues);
+	gn_pace_order(queues, count);
 	for (int i = 0; i < count && take == GN_TAKE_NONE; i++)
-	{
 		take = take_from(queues[i], claim);
-		if (take == GN_TAKE_DONE)
-			strlcpy(last_queue, queues[i], sizeof(last_queue));
-	}
+	if (take == GN_TAKE_DONE)
+		gn_pace_took(&claim->queue, claim->count);
 	gn_spi_end(&spi);
 	return take;
 }

@@ -69,7 +69,8 @@ load_queues(void)
 		" ordered, expire, paused_at IS NOT NULL, handler, "
 		"handler_takes = 'job', run_as,"
 		" (extract(epoch FROM sla_start_within) * 1000000)::pg_catalog.int8,"
-		" rate_count, (extract(epoch FROM rate_period) * 1000000)::pg_catalog.int8"
+		" rate_count, (extract(epoch FROM rate_period) * 1000000)::pg_catalog.int8, "
+		"weight"
 		" FROM _grownext.queue_queue ORDER BY queue");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 
@@ -94,6 +95,7 @@ load_queues(void)
 			.sla_within = DatumGetInt64(column(i, 13, &null)),
 			.rate_count = DatumGetInt32(column(i, 14, &null)),
 			.rate_period = DatumGetInt64(column(i, 15, &null)),
+			.weight = DatumGetInt32(column(i, 16, &null)),
 		};
 	}
 	queue_count = (int) count;

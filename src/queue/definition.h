@@ -12,6 +12,7 @@ typedef struct GnQueue
 	int concurrency;   /* 0: no limit */
 	int rate_count;    /* jobs that begin in rate_period; 0: no limit */
 	int64 rate_period; /* microseconds */
+	int weight;        /* of its share of executors' time */
 	int max_attempts;
 	double backoff_base; /* seconds */
 	double backoff_cap;

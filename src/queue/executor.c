@@ -50,10 +50,10 @@
 
 GN_FUNCTION(gn_current_job);
 
-/* Jobs that were taken together, in memory of their own. */
+/* Jobs that were taken together; one for the process. */
 typedef struct Run
 {
-	GnClaim claim;
+	GnClaim claim;            /* its memory is emptied after it */
 	MemoryContext job_memory; /* of the job in hand, emptied after each */
 	GnJob *job;               /* in hand, or NULL */
 
@@ -156,11 +156,9 @@ report_activity(const Run *run)
 	pgstat_report_activity(STATE_RUNNING, text);
 }
 
-static TimestampTz
-begin_job(Run *run, GnJob *job)
+static void
+begin_job(Run *run, GnJob *job, TimestampTz now)
 {
-	TimestampTz now = gn_now();
-
 	run->started_at[job - run->claim.jobs] = now;
 	run->begun++;
 	run->job = job;
@@ -168,7 +166,6 @@ begin_job(Run *run, GnJob *job)
 	gn_time_limit_clear();
 	gn_running_begin(job->id, now);
 	report_activity(run);
-	return now;
 }
 
 /* Marks that came since the jobs were taken. */
@@ -286,7 +283,7 @@ keep_residue(Run *run, const GnInvocation *call, int residue)
 
 /* Runs the job in hand; what is left of it then. */
 static int
-run_job(Run *run, GnInvocation *call, TimestampTz from, bool lone)
+run_job(Run *run, GnInvocation *call, bool lone)
 {
 	GnOutcome *outcome = &run->outcomes[run->outcome_count];
 	MemoryContext old = MemoryContextSwitchTo(run->job_memory);
@@ -299,7 +296,7 @@ run_job(Run *run, GnInvocation *call, TimestampTz from, bool lone)
 		gn_invoke_begin(call, &run->claim.queue, run->claim.memory);
 	outcome->job = run->job;
 	outcome->started_at = run->job->leased_at;
-	outcome->result = gn_invoke(call, run->job, from, &residue);
+	outcome->result = gn_invoke(call, run->job, &residue);
 	outcome->finished_at = gn_now();
 	run->outcome_count++;
 	keep_residue(run, call, residue);
@@ -312,40 +309,39 @@ run_job(Run *run, GnInvocation *call, TimestampTz from, bool lone)
 static void
 run_jobs(Run *run, int first, int last)
 {
-	TimestampTz began = GetCurrentTimestamp();
-	TimestampTz from = began;
+	TimestampTz began = gn_now();
+	TimestampTz now = began;
 	TimestampTz longest = 0;
 	GnInvocation call = {0};
 	bool lone = last - first == 1;
 	int64 bytes = 0;
 	int residue = 0;
 
-	for (int i = first; i < last && residue == 0 && from - began < GN_PACE_TIME; i++)
+	for (int i = first; i < last && residue == 0 && now - began < GN_PACE_TIME; i++)
 	{
-		TimestampTz now;
 		const char *reason;
+		TimestampTz begun = now;
 
 		if (!lone)
 			run->job = NULL; /* what fails between two jobs is no job's fault */
 		look_for_marks(run, i, last);
-		now = begin_job(run, &run->claim.jobs[i]);
+		begin_job(run, &run->claim.jobs[i], now);
 		reason = gn_job_unwanted(&run->claim.queue, run->job, now);
 		if (reason)
 			cancel_unwanted(run, reason, now);
 		else
 		{
-			residue = run_job(run, &call, from, lone);
+			residue = run_job(run, &call, lone);
 			bytes += VARSIZE(run->job->payload);
 		}
-		now = GetCurrentTimestamp();
-		longest = Max(longest, now - from);
-		from = now;
+		now = gn_now();
+		longest = Max(longest, now - begun);
 	}
 	if (!lone)
 		run->job = NULL;
 	settle_jobs(run, &run->claim.jobs[first]);
 	commit_jobs(run);
-	gn_pace_ran(&run->claim.queue, run->begun, from - began, longest, bytes);
+	gn_pace_ran(&run->claim.queue, run->begun, now - began, longest, bytes);
 }
 
 static ErrorData *
@@ -560,33 +556,36 @@ try_once(Run *run)
 	return take;
 }
 
+static Run *
+make_run(void)
+{
+	Run *run = MemoryContextAllocZero(TopMemoryContext, sizeof(Run));
+
+	run->claim.memory = AllocSetContextCreate(TopMemoryContext, "grownext jobs",
+											  ALLOCSET_DEFAULT_SIZES);
+	run->job_memory =
+		AllocSetContextCreate(TopMemoryContext, "grownext job", ALLOCSET_DEFAULT_SIZES);
+	before_shmem_exit(charge_at_exit, (Datum) 0);
+	return run;
+}
+
 bool
 gn_executor_run(void)
 {
-	static bool exit_registered = false;
+	static Run *run = NULL;
 	MemoryContext old = CurrentMemoryContext;
-	Run *run;
 	GnTake take;
-	MemoryContext memory = AllocSetContextCreate(TopMemoryContext, "grownext jobs",
-												 ALLOCSET_DEFAULT_SIZES);
 
-	if (!exit_registered)
-	{
-		before_shmem_exit(charge_at_exit, (Datum) 0);
-		exit_registered = true;
-	}
+	if (run == NULL)
+		run = make_run();
 	if (current) /* the last pass ended in an error of the queue's own */
 	{
 		gn_invoke_end();
 		clean_session(true);
 		give_back();
-		MemoryContextDelete(current->claim.memory);
 	}
 	gn_storage_release(); /* what the last pass skipped may be free now */
-	run = MemoryContextAllocZero(memory, sizeof(Run));
-	run->claim.memory = memory;
-	run->job_memory =
-		AllocSetContextCreate(memory, "grownext job", ALLOCSET_DEFAULT_SIZES);
+	run->job = NULL;
 	current = run;
 	do
 	{
@@ -595,6 +594,7 @@ gn_executor_run(void)
 	} while (take == GN_TAKE_AGAIN);
 	current = NULL;
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(memory);
+	MemoryContextReset(run->job_memory);
+	MemoryContextReset(run->claim.memory);
 	return take == GN_TAKE_DONE;
 }

@@ -304,7 +304,7 @@ BEGIN
     PERFORM _grownext.core_check_options(options, '{"concurrency": "number", "max_attempts": "number",
         "backoff_base": "string", "backoff_cap": "string", "timeout": "string", "retention": "string",
         "dead_retention": "string", "ordered": "boolean", "expire": "boolean", "sla": "object",
-        "parent_failed": "string", "rate_limit": "string"}');
+        "parent_failed": "string", "rate_limit": "string", "weight": "number"}');
     IF options ? 'sla' THEN
         PERFORM _grownext.core_check_options(sla, '{"start_within": "string", "target": "number", "window": "string"}');
         IF NOT sla ?& ARRAY['start_within', 'target'] THEN
@@ -316,7 +316,7 @@ BEGIN
     SELECT r.* INTO rate FROM _grownext.queue_parse_rate(options ->> 'rate_limit') AS r;
     INSERT INTO _grownext.queue_queue AS q (queue, concurrency, max_attempts, backoff_base, backoff_cap, timeout,
                                             retention, dead_retention, ordered, expire, sla_start_within,
-                                            sla_target, sla_window, parent_failed, rate_count, rate_period, created_at)
+                                            sla_target, sla_window, parent_failed, rate_count, rate_period, created_at, weight)
     VALUES (queue_store_definition.queue,
             (options ->> 'concurrency')::int,
             coalesce((options ->> 'max_attempts')::int, 25),
@@ -333,27 +333,29 @@ BEGIN
             coalesce(options ->> 'parent_failed', 'cancel'),
             rate.rate_count,
             rate.rate_period,
-            _grownext.core_now())
+            _grownext.core_now(),
+            coalesce((options ->> 'weight')::int, 1))
     ON CONFLICT ON CONSTRAINT queue_queue_pkey DO UPDATE
         SET concurrency = EXCLUDED.concurrency, max_attempts = EXCLUDED.max_attempts,
             backoff_base = EXCLUDED.backoff_base, backoff_cap = EXCLUDED.backoff_cap, timeout = EXCLUDED.timeout,
             retention = EXCLUDED.retention, dead_retention = EXCLUDED.dead_retention,
             ordered = EXCLUDED.ordered, expire = EXCLUDED.expire, sla_start_within = EXCLUDED.sla_start_within,
             sla_target = EXCLUDED.sla_target, sla_window = EXCLUDED.sla_window,
-            parent_failed = EXCLUDED.parent_failed, rate_count = EXCLUDED.rate_count, rate_period = EXCLUDED.rate_period
+            parent_failed = EXCLUDED.parent_failed, rate_count = EXCLUDED.rate_count, rate_period = EXCLUDED.rate_period,
+            weight = EXCLUDED.weight
         WHERE (q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
                q.ordered, q.expire, q.sla_start_within, q.sla_target, q.sla_window,
-               q.parent_failed, q.rate_count, q.rate_period)
+               q.parent_failed, q.rate_count, q.rate_period, q.weight)
               IS DISTINCT FROM
               (EXCLUDED.concurrency, EXCLUDED.max_attempts, EXCLUDED.backoff_base, EXCLUDED.backoff_cap, EXCLUDED.timeout,
                EXCLUDED.retention, EXCLUDED.dead_retention, EXCLUDED.ordered, EXCLUDED.expire,
                EXCLUDED.sla_start_within, EXCLUDED.sla_target, EXCLUDED.sla_window,
-               EXCLUDED.parent_failed, EXCLUDED.rate_count, EXCLUDED.rate_period);
+               EXCLUDED.parent_failed, EXCLUDED.rate_count, EXCLUDED.rate_period, EXCLUDED.weight);
 EXCEPTION
     WHEN check_violation THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('invalid definition of queue "%s"', queue),
-            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative, start_within of an sla is 1 ms to 7 days, its target more than 0 and at most 1, its window 1 minute to 90 days, parent_failed is cancel, run or wait.';
+            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, concurrency and max_attempts are 1 to 1000, weight is 1 to 100, backoff_base is positive and at most backoff_cap, timeout is 1 ms to 7 days, retentions are not negative, start_within of an sla is 1 ms to 7 days, its target more than 0 and at most 1, its window 1 minute to 90 days, parent_failed is cancel, run or wait.';
 END
 $$;
 COMMENT ON FUNCTION _grownext.queue_store_definition(text, jsonb) IS 'Creates or updates a queue, internal ones too.';
@@ -619,7 +621,8 @@ COMMENT ON FUNCTION grownext.job_redrive(text, bigint[]) IS 'Makes dead letters 
 CREATE OR REPLACE VIEW grownext.queue WITH (security_barrier) AS
     SELECT q.queue, q.concurrency, q.max_attempts, q.backoff_base, q.backoff_cap, q.timeout, q.retention, q.dead_retention,
            q.ordered, q.expire, q.handler, q.handler_takes, q.run_as, q.paused_at, q.created_at,
-           q.sla_start_within, q.sla_target, q.sla_window, q.parent_failed, q.rate_count, q.rate_period
+           q.sla_start_within, q.sla_target, q.sla_window, q.parent_failed, q.rate_count, q.rate_period,
+           q.weight
       FROM _grownext.queue_queue AS q;
 COMMENT ON VIEW grownext.queue IS 'Queues, their limits and handlers.';
 

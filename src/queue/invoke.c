@@ -183,7 +183,7 @@ call_function(GnInvocation *call, const GnJob *job)
 }
 
 Jsonb *
-gn_invoke(GnInvocation *call, const GnJob *job, TimestampTz from, int *residue)
+gn_invoke(GnInvocation *call, const GnJob *job, int *residue)
 {
 	int level = NewGUCNestLevel();
 	Jsonb *result;
@@ -192,7 +192,7 @@ gn_invoke(GnInvocation *call, const GnJob *job, TimestampTz from, int *residue)
 	SetCurrentStatementStartTimestamp();
 	if (job->claims)
 		gn_context_bind(GN_CONTEXT_JOB, job->claims, NULL);
-	gn_time_limit_start(from, call->queue->timeout);
+	gn_time_limit_start(call->queue->timeout);
 	result = call_function(call, job);
 	gn_time_limit_stop();
 	CHECK_FOR_INTERRUPTS();

@@ -33,8 +33,7 @@ gn_invoke_begin(GnInvocation *call, const GnQueue *queue, MemoryContext memory);
  * of the job then is told by the GN_RESIDUE_* bits of *residue. Returns the result, in
  * the memory of the invocation, or NULL.
  */
-extern Jsonb *
-gn_invoke(GnInvocation *call, const GnJob *job, TimestampTz from, int *residue);
+extern Jsonb *gn_invoke(GnInvocation *call, const GnJob *job, int *residue);
 
 /* Outside of a transaction, after an error too. */
 extern void gn_invoke_end(void);

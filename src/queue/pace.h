@@ -9,8 +9,12 @@
 
 #define GN_PACE_TIME 5000 /* us that jobs of one transaction may run */
 
-/* How many jobs this executor may take now. */
+/* Puts queues that have ready jobs into the order of their turns. */
+extern void gn_pace_order(char **queues, int count);
+
+/* How many jobs this executor may take now, and that it took so many. */
 extern int gn_pace_most(const GnQueue *queue);
+extern void gn_pace_took(const GnQueue *queue, int jobs);
 
 /* So many have run in one transaction, in so many us, the longest in so many; their
  * payloads had so many bytes. */

@@ -30,8 +30,10 @@ CREATE TABLE _grownext.queue_queue (
     sla_window     interval,
     paused_at      timestamptz,
     created_at     timestamptz NOT NULL,
+    weight         int         NOT NULL,
     CONSTRAINT queue_queue_pkey PRIMARY KEY (queue),
     CONSTRAINT queue_queue_name_chk CHECK (queue ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}$'),
+    CONSTRAINT queue_queue_weight_chk CHECK (weight BETWEEN 1 AND 100),
     CONSTRAINT queue_queue_concurrency_chk CHECK (concurrency BETWEEN 1 AND 1000),
     CONSTRAINT queue_queue_rate_chk CHECK (
         (rate_count IS NULL) = (rate_period IS NULL)

@@ -34,15 +34,16 @@ limit_reached(void)
 }
 
 void
-gn_time_limit_start(TimestampTz from, int64 milliseconds)
+gn_time_limit_start(int64 milliseconds)
 {
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
+
 	if (!limit_registered)
 	{
 		limit_timer = RegisterTimeout(USER_TIMEOUT, limit_reached);
 		limit_registered = true;
 	}
-	enable_timeout_every(limit_timer, TimestampTzPlusMilliseconds(from, milliseconds),
-						 TIMEOUT_REPEAT);
+	enable_timeout_every(limit_timer, end, TIMEOUT_REPEAT);
 }
 
 void

@@ -4,11 +4,9 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
-
-/* Interrupts this process when so many milliseconds are over since then, again and
- * again; a handler that goes on loses its process. */
-extern void gn_time_limit_start(TimestampTz from, int64 milliseconds);
+/* Interrupts this process when so many milliseconds are over, again and again; a
+ * handler that goes on loses its process. */
+extern void gn_time_limit_start(int64 milliseconds);
 extern void gn_time_limit_stop(void);
 
 /* Forgets, or pretends, that it has happened. */

@@ -13,6 +13,14 @@ SELECT lives_ok(format('SELECT grownext.queue_define(%L, jsonb_build_object(%L, 
 SELECT grownext.queue_define('q', '{"rate_limit": "3/minute"}');
 SELECT is((SELECT (q.rate_count, q.rate_period) FROM grownext.queue AS q WHERE q.queue = 'q'), (3, interval '1 minute'), 'the view shows the limit');
 
+-- weights
+SELECT throws_ok(format('SELECT grownext.queue_define(%L, jsonb_build_object(%L, %s))', 'w', 'weight', w), '22023', NULL, 'no weight: ' || w)
+  FROM unnest(ARRAY['0', '-1', '101', quote_literal('5')]) AS w;
+SELECT grownext.queue_define('w');
+SELECT is((SELECT q.weight FROM grownext.queue AS q WHERE q.queue = 'w'), 1, 'a weight of 1, unless one is given');
+SELECT grownext.queue_define('w', '{"weight": 100}');
+SELECT is((SELECT q.weight FROM grownext.queue AS q WHERE q.queue = 'w'), 100, 'the view shows the weight');
+
 SET LOCAL grownext.test_clock = '2030-01-01 00:00:00+00';
 SELECT cardinality(grownext.enqueue_many('q', array_fill('{}'::jsonb, ARRAY[20])));
 SELECT is(_grownext.queue_throttled(), NULL, 'who may begin is woken: he will ask for the next pass');
