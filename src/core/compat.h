@@ -181,6 +181,15 @@
 				wait, failure, &(LockTupleMode){0})
 #endif
 
+/* 18 (0fbceae) lets index scans be counted. */
+#if PG_VERSION_NUM >= 180000
+#define gn_index_beginscan(heap, index, snapshot, nkeys)                               \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define gn_index_beginscan(heap, index, snapshot, nkeys)                               \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
 /* libpq/libpq.h has it, with headers of GSSAPI that need not be installed. */
 extern bool pq_check_connection(void);
 

@@ -29,6 +29,7 @@
 #include "storage/lmgr.h"
 #include "storage/smgr.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -147,13 +148,13 @@ open_table(const char *name)
 }
 
 static void
-read_tuple(const Table *table, const Reading *reading, HeapTuple tuple)
+read_tuple(TupleDesc desc, const Reading *reading, HeapTuple tuple)
 {
-	Datum *values = palloc(table->desc->natts * sizeof(Datum));
-	bool *nulls = palloc(table->desc->natts * sizeof(bool));
-	GnRow row = {table->desc, values, nulls};
+	Datum *values = palloc(desc->natts * sizeof(Datum));
+	bool *nulls = palloc(desc->natts * sizeof(bool));
+	GnRow row = {desc, values, nulls};
 
-	heap_deform_tuple(tuple, table->desc, values, nulls);
+	heap_deform_tuple(tuple, desc, values, nulls);
 	reading->read(&row, reading->arg);
 	pfree(values);
 	pfree(nulls);
@@ -200,7 +201,7 @@ scan_pages(const Table *table, const Reading *reading)
 		CHECK_FOR_INTERRUPTS();
 		rows = copy_page(table, block, reading->snapshot);
 		foreach (cell, rows)
-			read_tuple(table, reading, lfirst(cell));
+			read_tuple(table->desc, reading, lfirst(cell));
 		list_free_deep(rows);
 	}
 }
@@ -239,6 +240,29 @@ gn_table_scan(const char *name, Snapshot snapshot, GnRowReader read, void *arg)
 		scan_relation(&table, &reading);
 	UnlockRelationOid(table.relid, AccessShareLock);
 	UnregisterSnapshot(reading.snapshot);
+}
+
+void
+gn_key_scan(const char *name, const char *index_name, const char *column,
+			const pg_uuid_t *key, Snapshot snapshot, GnRowReader read, void *arg)
+{
+	Reading reading = {snapshot, read, arg};
+	Oid namespace = get_namespace_oid("_grownext", false);
+	Relation heap = table_open(get_relname_relid(name, namespace), AccessShareLock);
+	Relation index =
+		index_open(get_relname_relid(index_name, namespace), AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData wanted;
+	HeapTuple tuple;
+
+	ScanKeyInit(&wanted, get_attnum(RelationGetRelid(heap), column),
+				BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(key));
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &wanted);
+	while ((tuple = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
+		read_tuple(RelationGetDescr(heap), &reading, tuple);
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
 }
 
 Datum

@@ -52,9 +52,11 @@ static void
 write_due(const GnAnswer *answer, const GnCreditDue *due, TimestampTz at)
 {
 	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.entitlement_credit (tenant_id, feature_id, origin,"
-		" source_id, period_start, step, amount, priority, valid_from, expires_at,"
-		" created_at) SELECT $1, $2, $3, $4, $5,"
+		"INSERT INTO _grownext.entitlement_credit (number, tenant_id, feature_id,"
+		" origin, source_id, period_start, step, amount, priority, valid_from,"
+		" expires_at, created_at)"
+		" SELECT _grownext.core_nextval('_grownext.entitlement_credit_number'),"
+		" $1, $2, $3, $4, $5,"
 		" (SELECT count(*) FROM _grownext.entitlement_credit AS c"
 		" WHERE c.tenant_id = $1 AND c.feature_id = $2 AND c.source_id = $4"
 		" AND c.period_start = $5 AND c.origin = $3), $6, $7, $8, $9, $10",
@@ -106,9 +108,9 @@ source_array(const GnDecision *decision, bool unlimited_only)
 }
 
 /*
- * What is unlimited goes first, it costs nobody anything; of one period what was rolled
- * over. The lines are in the order of
- * burning: refunds go backwards.
+ * What is unlimited goes first, it costs nobody anything; of one instant what was
+ * rolled over, then what was granted first. The lines are in the order of burning:
+ * refunds go backwards.
  */
 static void
 burn(const GnUsageCall *call, const GnAnswer *answer)
@@ -126,7 +128,7 @@ burn(const GnUsageCall *call, const GnAnswer *answer)
 		" AND (c.source_id IS NULL OR c.source_id = ANY ($4))"
 		" AND (c.amount IS NOT NULL OR c.source_id = ANY ($5))"
 		" WINDOW burning AS (ORDER BY c.amount IS NOT NULL, c.priority, c.expires_at,"
-		" c.created_at, c.origin DESC, c.step, c.id)),"
+		" c.created_at, c.origin DESC, c.number)),"
 		" taken AS (SELECT o.id, o.place, least(o.amount, $6 - o.before)::bigint AS "
 		"amount"
 		" FROM open AS o WHERE o.before < $6),"
@@ -169,14 +171,23 @@ suffices(const GnAnswer *answer, int64 amount)
 	return balance->unlimited || amount <= balance->quota - answer->used;
 }
 
+/*
+ * Waiting for the balance may take long: what was granted meanwhile, and by which
+ * right, is seen only by who asks anew, as of an instant that is not before it.
+ */
+static GnAnswer *
+lock_and_resolve(GnUsageCall *call, const GnAnswer *before)
+{
+	lock_balance(&before->holder, before->known->id);
+	call->now = gn_now();
+	return gn_usage_resolve(call);
+}
+
 bool
 gn_credit_consume(GnUsageCall *call, const GnAnswer *before, GnUsageResult *result)
 {
-	GnAnswer *answer;
+	GnAnswer *answer = lock_and_resolve(call, before);
 
-	lock_balance(&before->holder, before->known->id);
-	call->now = gn_now();
-	answer = gn_usage_resolve(call);
 	if (answer->known == NULL || !answer->decision.by_balance ||
 		memcmp(&answer->holder, &before->holder, sizeof(pg_uuid_t)) != 0)
 		return false;
@@ -233,19 +244,24 @@ refund(const pg_uuid_t *holder, int feature, int64 amount, const pg_uuid_t *rese
 	gn_spi_execute(&query, values, reservation ? NULL : "   n ", false);
 }
 
-void
-gn_credit_return(const GnUsageCall *call, GnAnswer *answer, GnUsageResult *result)
+bool
+gn_credit_return(GnUsageCall *call, const GnAnswer *before, GnUsageResult *result)
 {
+	GnAnswer *answer = lock_and_resolve(call, before);
+
+	if (answer->known == NULL ||
+		memcmp(&answer->holder, &before->holder, sizeof(pg_uuid_t)) != 0)
+		return false;
 	*result = (GnUsageResult){.reason = "nothing_to_return"};
-	lock_balance(&answer->holder, answer->known->id);
 	if (!refundable(answer, call->amount))
-		return;
+		return true;
 	refund(&answer->holder, answer->known->id, call->amount, NULL, call->now);
 	if (answer->decision.by_balance)
 		touch(answer, call->now);
 	result->allowed = true;
 	result->reason = NULL;
 	describe_balance(answer, result);
+	return true;
 }
 
 bool

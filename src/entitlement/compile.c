@@ -3,17 +3,21 @@
  *	  Reads what has a say about a tenant: its state, exceptions, phases of
  *	  subscriptions with what their bundles say, the free bundle where there is none.
  *
- * Three or four small plans under one snapshot. What is not yet in force is read with
- * the rest, because the instant at which it will be bounds the time for which the
+ * All under one snapshot. Starting a plan costs ten times what reading a row does, so
+ * rows with a key are read without, and exceptions and phases, of which many tenants
+ * have none, are looked for before they are asked for. What is not yet in force is read
+ * with the rest, because the instant at which it will be bounds the time for which the
  * answer holds: nobody has to tell a cache that a trial is over.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "core/core.h"
+#include "core/scan.h"
 #include "entitlement/compile.h"
 
 static Datum
@@ -38,33 +42,47 @@ is_null(uint64 row, int number)
 	return isnull;
 }
 
+static void
+note_row(const GnRow *row, void *arg)
+{
+	*(bool *) arg = true;
+}
+
+static bool
+has_rows(const char *name, const char *index, const pg_uuid_t *tenant)
+{
+	bool found = false;
+
+	gn_key_scan(name, index, "tenant_id", tenant, GetActiveSnapshot(), note_row,
+				&found);
+	return found;
+}
+
 /* A zone that the time zone database lost counts as UTC. */
 static void
-read_state(GnReading *reading, const pg_uuid_t *tenant)
+read_state(const GnRow *row, void *arg)
 {
-	static GnQuery query =
-		GN_QUERY("SELECT t.state, t.time_zone, p.parent_id"
-				 " FROM _grownext.tenant_tenant AS t"
-				 " LEFT JOIN _grownext.tenant_parent AS p ON p.tenant_id = t.id"
-				 " WHERE t.id = $1",
-				 UUIDOID);
-	Datum values[1] = {UUIDPGetDatum(tenant)};
+	GnReading *reading = arg;
+	bool isnull;
+	Datum state = gn_row_value(row, "state", &isnull);
+	pg_tz *zone =
+		pg_tzset(TextDatumGetCString(gn_row_value(row, "time_zone", &isnull)));
 
-	reading->zone = pg_tzset("GMT");
-	if (gn_spi_execute(&query, values, NULL, true) == 1)
-	{
-		pg_tz *zone = pg_tzset(TextDatumGetCString(sure_column(0, 2)));
+	reading->state = strcmp(TextDatumGetCString(state), "active") == 0
+						 ? GN_TENANT_ACTIVE
+						 : GN_TENANT_NOT_ACTIVE;
+	if (zone)
+		reading->zone = zone;
+}
 
-		reading->state = strcmp(TextDatumGetCString(sure_column(0, 1)), "active") == 0
-							 ? GN_TENANT_ACTIVE
-							 : GN_TENANT_NOT_ACTIVE;
-		if (zone)
-			reading->zone = zone;
-		reading->has_parent = !is_null(0, 3);
-		if (reading->has_parent)
-			reading->parent = *DatumGetUUIDP(sure_column(0, 3));
-	}
-	SPI_freetuptable(SPI_tuptable);
+static void
+read_parent(const GnRow *row, void *arg)
+{
+	GnReading *reading = arg;
+	bool isnull;
+
+	reading->parent = *DatumGetUUIDP(gn_row_value(row, "parent_id", &isnull));
+	reading->has_parent = true;
 }
 
 /* Is it in force? Notes when that will change. What is over is not asked about. */
@@ -119,8 +137,11 @@ read_overrides(GnReading *reading, const pg_uuid_t *tenant, const pg_uuid_t *use
 						 " ORDER BY o.feature_id, o.valid_from, o.created_at, o.id",
 		UUIDOID, TIMESTAMPTZOID);
 	Datum values[2] = {UUIDPGetDatum(tenant), TimestampTzGetDatum(reading->at)};
-	uint64 rows = gn_spi_execute(&query, values, NULL, true);
+	uint64 rows;
 
+	if (!has_rows("entitlement_override", "entitlement_override_tenant_id_idx", tenant))
+		return;
+	rows = gn_spi_execute(&query, values, NULL, true);
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool for_user = !is_null(i, 3);
@@ -177,8 +198,12 @@ execute_phases(const GnReading *reading, const pg_uuid_t *tenant,
 static void
 read_phases(GnReading *reading, const pg_uuid_t *tenant, const GnChange *change)
 {
-	uint64 rows = execute_phases(reading, tenant, change);
+	uint64 rows;
 
+	if (change == NULL &&
+		!has_rows("entitlement_phase", "entitlement_phase_tenant_id_idx", tenant))
+		return;
+	rows = execute_phases(reading, tenant, change);
 	for (uint64 i = 0; i < rows; i++)
 	{
 		TimestampTz from = DatumGetTimestampTz(sure_column(i, 6));
@@ -255,7 +280,11 @@ gn_read_tenant(const GnCatalogue *catalogue, const pg_uuid_t *tenant,
 	TIMESTAMP_NOEND(reading->until);
 	reading->candidates = palloc0((catalogue->count + 1) * sizeof(GnCandidate *));
 	reading->last = palloc0((catalogue->count + 1) * sizeof(GnCandidate *));
-	read_state(reading, tenant);
+	reading->zone = pg_tzset("GMT");
+	gn_key_scan("tenant_tenant", "tenant_tenant_pkey", "id", tenant,
+				GetActiveSnapshot(), read_state, reading);
+	gn_key_scan("tenant_parent", "tenant_parent_pkey", "tenant_id", tenant,
+				GetActiveSnapshot(), read_parent, reading);
 	if (reading->state == GN_TENANT_ACTIVE)
 	{
 		read_overrides(reading, tenant, user);

@@ -11,6 +11,10 @@
  * newest version, as READ COMMITTED does. Under REPEATABLE READ and above a version
  * that the snapshot does not know raises 40001. The table has one index, the primary
  * key, and no column of it ever changes.
+ *
+ * Heap-only updates leave a row where the index found it once, so a backend remembers
+ * the places of rows 0. A visible row with the key of a counter is its row, wherever it
+ * was looked for: what is remembered may be wrong, and then the index is asked.
  */
 #include "postgres.h"
 
@@ -25,10 +29,13 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "core/core.h"
@@ -71,8 +78,25 @@ gn_counter_open(GnCounterTable *table)
 	PreventCommandIfReadOnly("metering");
 	PreventCommandIfParallelMode("metering");
 	table->heap = table_open(relation_id("entitlement_usage"), RowExclusiveLock);
-	table->index = index_open(relation_id("entitlement_usage_pkey"), RowExclusiveLock);
+	table->index = NULL;
 	table->slot = NULL;
+}
+
+static Relation
+index_of(GnCounterTable *table)
+{
+	if (table->index == NULL)
+		table->index =
+			index_open(relation_id("entitlement_usage_pkey"), RowExclusiveLock);
+	return table->index;
+}
+
+static TupleTableSlot *
+slot_of(GnCounterTable *table)
+{
+	if (table->slot == NULL)
+		table->slot = table_slot_create(table->heap, NULL);
+	return table->slot;
 }
 
 void
@@ -80,8 +104,64 @@ gn_counter_close(GnCounterTable *table)
 {
 	if (table->slot)
 		ExecDropSingleTupleTableSlot(table->slot);
-	index_close(table->index, NoLock);
+	if (table->index)
+		index_close(table->index, NoLock);
 	table_close(table->heap, NoLock);
+}
+
+/* Places ------------------------------------------------------------------- */
+
+/* Where the index has row 0 of a counter. */
+typedef struct Place
+{
+	GnCounter counter;
+	ItemPointerData root; /* not valid: of none */
+} Place;
+
+#define PLACES 4096 /* in pairs: a counter has one of its pair's */
+
+static Place *places = NULL;
+
+static Place *
+pair_of(const GnCounter *counter)
+{
+	uint32 hash = hash_bytes((const unsigned char *) counter, sizeof(*counter));
+
+	if (places == NULL)
+		places = MemoryContextAllocZero(TopMemoryContext, PLACES * sizeof(Place));
+	return &places[hash % PLACES & ~1];
+}
+
+static bool
+is_place_of(const Place *place, const GnCounter *counter)
+{
+	return ItemPointerIsValid(&place->root) &&
+		   memcmp(&place->counter, counter, sizeof(*counter)) == 0;
+}
+
+/* Or NULL. */
+static const Place *
+place_of(const GnCounter *counter)
+{
+	const Place *pair = pair_of(counter);
+
+	for (int i = 0; i < 2; i++)
+	{
+		if (is_place_of(&pair[i], counter))
+			return &pair[i];
+	}
+	return NULL;
+}
+
+/* The older one of the pair makes room. */
+static void
+remember_place(const GnCounter *counter, const ItemPointerData *root)
+{
+	Place *pair = pair_of(counter);
+
+	if (!is_place_of(&pair[0], counter))
+		pair[1] = pair[0];
+	pair[0] = (Place){*counter, *root};
 }
 
 /* Reading ------------------------------------------------------------------ */
@@ -105,20 +185,20 @@ unpack(const Datum *values, const bool *nulls, GnCounterRow *row)
 		nulls[USAGE_WAITS_SINCE] ? 0 : DatumGetTimestampTz(values[USAGE_WAITS_SINCE]);
 }
 
+/* By column of the index. */
 static void
 make_keys(const GnCounter *counter, int shard, ScanKeyData *keys)
 {
-	ScanKeyInit(&keys[0], USAGE_TENANT + 1, BTEqualStrategyNumber, F_UUID_EQ,
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&counter->tenant));
-	ScanKeyInit(&keys[1], USAGE_FEATURE + 1, BTEqualStrategyNumber, F_INT4EQ,
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(counter->feature));
-	ScanKeyInit(&keys[2], USAGE_PERIOD_START + 1, BTEqualStrategyNumber,
-				F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(counter->start));
-	ScanKeyEntryInitialize(&keys[3], 0, USAGE_PERIOD + 1, BTEqualStrategyNumber,
-						   InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_TIMESTAMPTZ_EQ,
+				TimestampTzGetDatum(counter->start));
+	ScanKeyEntryInitialize(&keys[3], 0, 4, BTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(gn_period_name(counter->period)));
-	ScanKeyInit(&keys[4], USAGE_SHARD + 1, BTEqualStrategyNumber, F_INT2EQ,
-				Int16GetDatum(shard));
+	ScanKeyInit(&keys[4], 5, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(shard));
 }
 
 static Snapshot
@@ -128,40 +208,109 @@ current_snapshot(void)
 														: GetLatestSnapshot());
 }
 
-/* The rows that nkeys of the keys name, at most max of them. */
+/*
+ * The rows that the first nkeys keys of a counter name, at most max of them; root is
+ * where the index has the last of them.
+ */
 static int
 scan_rows(GnCounterTable *table, Snapshot snapshot, ScanKeyData *keys, int nkeys,
-		  GnCounterRow *rows, int max)
+		  GnCounterRow *rows, int max, ItemPointerData *root)
 {
-	SysScanDesc scan =
-		systable_beginscan_ordered(table->heap, table->index, snapshot, nkeys, keys);
+	TupleTableSlot *slot = slot_of(table);
+	IndexScanDesc scan =
+		gn_index_beginscan(table->heap, index_of(table), snapshot, nkeys);
 	int count = 0;
-	HeapTuple tuple;
+	ItemPointer tid;
 
-	while (count < max &&
-		   (tuple = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	while (count < max && (tid = index_getnext_tid(scan, ForwardScanDirection)) != NULL)
+	{
+		*root = *tid;
+		if (!index_fetch_heap(scan, slot))
+			continue;
+		slot_getallattrs(slot);
+		rows[count] = (GnCounterRow){.tid = slot->tts_tid};
+		unpack(slot->tts_values, slot->tts_isnull, &rows[count++]);
+	}
+	ExecClearTuple(slot);
+	index_endscan(scan);
+	return count;
+}
+
+static bool
+scan_row(GnCounterTable *table, Snapshot snapshot, const GnCounter *counter, int shard,
+		 GnCounterRow *row)
+{
+	ScanKeyData keys[5];
+	ItemPointerData root;
+
+	make_keys(counter, shard, keys);
+	if (scan_rows(table, snapshot, keys, 5, row, 1, &root) == 0)
+		return false;
+	if (shard == 0)
+		remember_place(counter, &root);
+	return true;
+}
+
+static bool
+is_row_0_of(const GnCounter *counter, const Datum *values)
+{
+	const text *period = DatumGetTextPP(values[USAGE_PERIOD]);
+	const char *name = gn_period_name(counter->period);
+	size_t length = strlen(name);
+
+	return DatumGetInt16(values[USAGE_SHARD]) == 0 &&
+		   DatumGetInt32(values[USAGE_FEATURE]) == counter->feature &&
+		   DatumGetTimestampTz(values[USAGE_PERIOD_START]) == counter->start &&
+		   memcmp(DatumGetUUIDP(values[USAGE_TENANT]), &counter->tenant, UUID_LEN) ==
+			   0 &&
+		   VARSIZE_ANY_EXHDR(period) == length &&
+		   memcmp(VARDATA_ANY(period), name, length) == 0;
+}
+
+/* Row 0 from where it was last; false: the index has to be asked. */
+static bool
+read_place(GnCounterTable *table, Snapshot snapshot, const GnCounter *counter,
+		   GnCounterRow *row)
+{
+	const Place *place = place_of(counter);
+	ItemPointerData tid;
+	HeapTupleData tuple;
+	Buffer buffer;
+	bool found;
+
+	if (place == NULL || ItemPointerGetBlockNumber(&place->root) >=
+							 RelationGetNumberOfBlocks(table->heap))
+		return false;
+	tid = place->root;
+	buffer = ReadBuffer(table->heap, ItemPointerGetBlockNumber(&tid));
+	heap_page_prune_opt(table->heap, buffer); /* as an index scan does */
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	found =
+		heap_hot_search_buffer(&tid, table->heap, buffer, snapshot, &tuple, NULL, true);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	if (found)
 	{
 		Datum values[USAGE_COLUMNS];
 		bool nulls[USAGE_COLUMNS];
 
-		heap_deform_tuple(tuple, RelationGetDescr(table->heap), values, nulls);
-		rows[count] = (GnCounterRow){.tid = tuple->t_self};
-		unpack(values, nulls, &rows[count++]);
+		heap_deform_tuple(&tuple, RelationGetDescr(table->heap), values, nulls);
+		found = is_row_0_of(counter, values);
+		*row = (GnCounterRow){.tid = tid};
+		unpack(values, nulls, row);
 	}
-	systable_endscan_ordered(scan);
-	return count;
+	ReleaseBuffer(buffer);
+	return found;
 }
 
 bool
 gn_counter_row_read(GnCounterTable *table, const GnCounter *counter, int shard,
 					GnCounterRow *row)
 {
-	ScanKeyData keys[5];
 	Snapshot snapshot = current_snapshot();
-	bool found;
+	bool found = (shard == 0 && read_place(table, snapshot, counter, row)) ||
+				 scan_row(table, snapshot, counter, shard, row);
 
-	make_keys(counter, shard, keys);
-	found = scan_rows(table, snapshot, keys, 5, row, 1) == 1;
 	UnregisterSnapshot(snapshot);
 	return found;
 }
@@ -172,11 +321,12 @@ gn_counter_rows_read(GnCounterTable *table, const GnCounter *counter,
 {
 	ScanKeyData keys[5];
 	Snapshot snapshot = current_snapshot();
+	ItemPointerData root;
 	int count;
 
 	make_keys(counter, 0, keys);
 	*rows = palloc((GN_SHARDS_MAX + 1) * sizeof(GnCounterRow));
-	count = scan_rows(table, snapshot, keys, 4, *rows, GN_SHARDS_MAX + 1);
+	count = scan_rows(table, snapshot, keys, 4, *rows, GN_SHARDS_MAX + 1, &root);
 	UnregisterSnapshot(snapshot);
 	return count;
 }
@@ -221,9 +371,7 @@ lock_version(GnCounterTable *table, Snapshot snapshot, ItemPointer tid,
 	TM_FailureData failure;
 	uint8 flags = IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
 
-	if (table->slot == NULL)
-		table->slot = table_slot_create(table->heap, NULL);
-	return table_tuple_lock(table->heap, tid, snapshot, table->slot,
+	return table_tuple_lock(table->heap, tid, snapshot, slot_of(table),
 							GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
 							flags, &failure);
 }
@@ -232,12 +380,10 @@ bool
 gn_counter_row_lock(GnCounterTable *table, const GnCounter *counter, int shard,
 					GnCounterRow *row)
 {
-	ScanKeyData keys[5];
 	Snapshot snapshot = current_snapshot();
 	TM_Result result = TM_Deleted;
 
-	make_keys(counter, shard, keys);
-	if (scan_rows(table, snapshot, keys, 5, row, 1) == 1)
+	if (scan_row(table, snapshot, counter, shard, row))
 	{
 		ItemPointerData tid = row->tid;
 
@@ -317,7 +463,11 @@ gn_counter_row_write(GnCounterTable *table, const GnCounter *counter, GnCounterR
 	{
 		/* the new version is on another page than the one that the index knows */
 		if (!HeapTupleIsHeapOnly(tuple))
-			index_row(table->heap, table->index, tuple, UNIQUE_CHECK_YES);
+		{
+			index_row(table->heap, index_of(table), tuple, UNIQUE_CHECK_YES);
+			if (row->shard == 0)
+				remember_place(counter, &tuple->t_self);
+		}
 		row->tid = tuple->t_self;
 		CommandCounterIncrement(); /* what we wrote counts from now on */
 	}

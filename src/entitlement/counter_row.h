@@ -36,8 +36,8 @@ typedef struct GnCounterRow
 typedef struct GnCounterTable
 {
 	Relation heap;
-	Relation index;
-	TupleTableSlot *slot; /* for locking; or NULL */
+	Relation index;       /* or NULL: not needed so far */
+	TupleTableSlot *slot; /* or NULL: not needed so far */
 } GnCounterTable;
 
 /* Refuses where nothing may be written, as the executor would. */

@@ -67,9 +67,9 @@ extern void gn_credit_judge(GnAnswer *answer, TimestampTz at, const GnCredit *cr
 extern bool
 gn_credit_consume(GnUsageCall *call, const GnAnswer *before, GnUsageResult *result);
 
-/* Refunds the units that were burnt last. */
-extern void
-gn_credit_return(const GnUsageCall *call, GnAnswer *answer, GnUsageResult *result);
+/* Refunds the units that were burnt last; false: as above. */
+extern bool
+gn_credit_return(GnUsageCall *call, const GnAnswer *before, GnUsageResult *result);
 
 /* Refunds units of a reservation; false if the balance is taken and wait is not. */
 extern bool gn_credit_refund(const pg_uuid_t *holder, int feature, int64 amount,

@@ -54,8 +54,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is a pool of the topmost tenant', feature),
             HINT = format('Grant it to tenant %s.', _grownext.entitlement_topmost(tenant_id));
     END IF;
-    INSERT INTO _grownext.entitlement_credit (tenant_id, feature_id, origin, amount, priority, valid_from, expires_at, reason, idempotency_key, created_at, created_by)
-    VALUES (credit_grant.tenant_id, definition.id, 'grant', credit_grant.amount, credit_grant.priority, now, coalesce(credit_grant.expires_at, 'infinity'),
+    INSERT INTO _grownext.entitlement_credit (number, tenant_id, feature_id, origin, amount, priority, valid_from, expires_at, reason, idempotency_key, created_at, created_by)
+    VALUES (_grownext.core_nextval('_grownext.entitlement_credit_number'), credit_grant.tenant_id, definition.id, 'grant', credit_grant.amount, credit_grant.priority, now, coalesce(credit_grant.expires_at, 'infinity'),
             credit_grant.reason, credit_grant.idempotency_key, now, coalesce(grownext.current_actor(), 'role:' || session_user))
     RETURNING id INTO new_id;
     PERFORM _grownext.tenant_record('credit.granted', 'feature:' || feature, tenant_id, NULL, _grownext.entitlement_credit_json(new_id));

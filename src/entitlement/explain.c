@@ -24,8 +24,10 @@ GN_FUNCTION(gn_entitlement_explain);
 
 /* Which candidates a rule looks at. */
 static bool
-concerns(const char *rule, GnSource source)
+concerns(const struct GnStep *step, const GnFeature *feature, GnSource source)
 {
+	const char *rule = step->rule;
+
 	switch (source)
 	{
 		case GN_SOURCE_BLOCK:
@@ -38,6 +40,9 @@ concerns(const char *rule, GnSource source)
 		case GN_SOURCE_TENANT_ADD:
 			return strcmp(rule, "subscription") == 0;
 		case GN_SOURCE_FREE_BUNDLE:
+			/* folded with add-ons and what is added; credits are not folded */
+			if (strcmp(rule, "subscription") == 0)
+				return step->decided && feature->kind != GN_KIND_CREDIT;
 			return strcmp(rule, "free_bundle") == 0;
 		case GN_SOURCE_PARENT:
 		case GN_SOURCE_DEFAULT:
@@ -203,7 +208,7 @@ append_step(StringInfo json, const struct GnStep *step, const GnFeature *feature
 					 step->decided ? "true" : "false");
 	for (const GnCandidate *c = candidates; c; c = c->next)
 	{
-		if (!concerns(step->rule, c->source))
+		if (!concerns(step, feature, c->source))
 			continue;
 		appendStringInfoString(json, any ? ", " : ", \"candidates\": [");
 		append_candidate(json, feature, c);

@@ -6,8 +6,9 @@
  * another instant) reads candidates and gets the decision from here, so no two
  * answers can disagree. First decisive wins: unknown feature, unknown tenant,
  * tenant not active, the pool above, block, grant to the user, grant to the tenant,
- * live subscriptions and add-ons folded with grants that add, the parent, the free
- * bundle, the feature's default. Each rule that was looked at leaves a step in the
+ * live subscriptions and add-ons folded with grants that add (and, where there are none
+ * but add-ons, with the free bundle), the parent, the free bundle, the feature's
+ * default. Each rule that was looked at leaves a step in the
  * trace, so an explanation is the decision itself, seen from the side.
  */
 #include "postgres.h"
@@ -163,26 +164,36 @@ fold_candidate(const GnFeature *feature, GnSetting *result,
 						: Max(result->quota, next.quota);
 }
 
-/* Subscriptions and add-ons first, then grants that add. */
+/*
+ * Subscriptions and add-ons first, then grants that add. The free bundle decides
+ * nothing here, but who has only add-ons or what was added keeps what is free beside
+ * it.
+ */
 static bool
 fold_candidates(const GnFeature *feature, const GnCandidate *candidates,
 				GnSetting *result, GnSource *source)
 {
-	static const GnSource sources[] = {GN_SOURCE_SUBSCRIPTION, GN_SOURCE_TENANT_ADD};
+	static const GnSource sources[] = {GN_SOURCE_SUBSCRIPTION, GN_SOURCE_FREE_BUNDLE,
+									   GN_SOURCE_TENANT_ADD};
 
 	*result = (GnSetting){0};
+	*source = GN_SOURCE_NONE;
 	for (size_t i = 0; i < lengthof(sources); i++)
 	{
+		bool is_free = sources[i] == GN_SOURCE_FREE_BUNDLE;
+
+		if (is_free && feature->fold == GN_FOLD_LAST && result->enabled)
+			continue;
 		for (const GnCandidate *c = candidates; c; c = c->next)
 		{
 			if (c->source != sources[i] || !c->setting.enabled)
 				continue;
-			if (!result->enabled)
+			if (*source == GN_SOURCE_NONE && !is_free)
 				*source = c->source;
 			fold_candidate(feature, result, c);
 		}
 	}
-	return result->enabled;
+	return *source != GN_SOURCE_NONE;
 }
 
 /* Notes that a rule was looked at; returns whether it decides. */

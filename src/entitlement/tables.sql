@@ -368,9 +368,13 @@ CREATE TABLE _grownext.entitlement_balance (
 COMMENT ON TABLE _grownext.entitlement_balance IS 'What a tenant burnt of a credit feature, refunds taken off.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_balance', '');
 
+CREATE SEQUENCE _grownext.entitlement_credit_number AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('_grownext.entitlement_credit_number', '');
+
 -- Amounts never change: more is another grant, so a balance can be told of any instant.
 CREATE TABLE _grownext.entitlement_credit (
     id              uuid        NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    number          bigint      NOT NULL, -- from _grownext.core_nextval()
     tenant_id       uuid        NOT NULL,
     feature_id      int         NOT NULL,
     origin          text        NOT NULL,
@@ -400,6 +404,7 @@ CREATE TABLE _grownext.entitlement_credit (
 ) WITH (fillfactor = 50);
 CREATE INDEX entitlement_credit_expires_at_idx ON _grownext.entitlement_credit (tenant_id, feature_id, expires_at);
 COMMENT ON TABLE _grownext.entitlement_credit IS 'Grants of credit: given once, or by a subscription for a period.';
+COMMENT ON COLUMN _grownext.entitlement_credit.number IS 'The order in which grants were given; those that are equal otherwise are burnt in it.';
 COMMENT ON COLUMN _grownext.entitlement_credit.origin IS 'grant: by credit_grant(); period: of a subscription, grant, free bundle or default; rollover: the rest of its period before.';
 COMMENT ON COLUMN _grownext.entitlement_credit.source_id IS 'The subscription or entitlement_grant(); zero: free bundle or default. Counts only while that entitles.';
 COMMENT ON COLUMN _grownext.entitlement_credit.step IS 'Above 0: what a change within the period added.';

@@ -227,7 +227,7 @@ consume(GnUsageCall *call, GnUsageResult *result)
  * subscription.
  */
 static void
-give_back(const GnUsageCall *call, GnUsageResult *result)
+give_back_units(const GnUsageCall *call, const GnAnswer *answer, GnUsageResult *result)
 {
 	static GnQuery query =
 		GN_QUERY("SELECT r.feature_id, r.period_start, r.period"
@@ -242,14 +242,8 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 					   TimestampTzGetDatum(call->now)};
 	GnCounter counter;
 	GnCounterState state;
-	GnAnswer *answer = gn_usage_resolve(call);
 	bool isnull;
 
-	if (answer->known && answer->known->kind == GN_KIND_CREDIT)
-	{
-		gn_credit_return(call, answer, result);
-		return;
-	}
 	*result = (GnUsageResult){.reason = "nothing_to_return"};
 	counter.tenant = answer->counted ? answer->holder : call->tenant;
 	values[0] = UUIDPGetDatum(&counter.tenant);
@@ -264,7 +258,22 @@ give_back(const GnUsageCall *call, GnUsageResult *result)
 }
 
 static void
-return_units(const GnUsageCall *call, GnUsageResult *result)
+give_back(GnUsageCall *call, GnUsageResult *result)
+{
+	const GnAnswer *answer = gn_usage_resolve(call);
+
+	while (answer->known && answer->known->kind == GN_KIND_CREDIT)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (gn_credit_return(call, answer, result))
+			return;
+		answer = gn_usage_resolve(call);
+	}
+	give_back_units(call, answer, result);
+}
+
+static void
+return_units(GnUsageCall *call, GnUsageResult *result)
 {
 	GnSpi spi;
 

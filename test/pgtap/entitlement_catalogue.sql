@@ -54,6 +54,12 @@ SELECT is((grownext.entitlement('gt.calls', :one)).resets_at, '2030-02-01 00:00:
 SELECT grownext.subscription_start(:one, 'gt-extra', 1, '{"addon": true}') AS extra \gset
 SELECT is(gt_has(:one), '{"calls 10 free_bundle","export true free_bundle","spaces 5 subscription","theme \"grey\" free_bundle"}',
           'with an add-on: what it names it decides, the rest is free');
+SELECT grownext.entitlement_grant(:one, 'gt.calls', '{"add": 50}') AS added \gset
+SELECT is((SELECT quota || ' ' || source || ' ' || resets_at::date FROM grownext.entitlement('gt.calls', :one)), '60 tenant_grant 2030-02-01', 'what is added is added to what is free, in its period');
+SELECT is((SELECT string_agg((c ->> 'source') || ' ' || (c #>> '{says,quota}'), ', ' ORDER BY c ->> 'source') FROM jsonb_array_elements(grownext.entitlement_explain('gt.calls', :one) -> 'steps') AS s,
+                  jsonb_array_elements(s -> 'candidates') AS c WHERE s ->> 'rule' = 'subscription' AND (s ->> 'decided')::boolean), 'free_bundle 10, tenant_grant 50', 'explain names both');
+SELECT is((grownext.usage_consume('gt.calls', 50, tenant_id => :one)).remaining, 0::bigint, 'and can be consumed');
+SELECT grownext.entitlement_revoke(:'added');
 SELECT grownext.subscription_end(:'extra', 'now');
 SELECT grownext.subscription_start(:one, 'gt-none', 1, '{"trial_until": "2030-01-10 00:00:00+00"}') AS trial \gset
 SELECT is(gt_has(:one), '{"spaces 1 default"}', 'with a subscription, to a bundle that is empty even: nothing is free');

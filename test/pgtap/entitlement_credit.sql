@@ -131,6 +131,17 @@ SELECT grownext.bundle_define('tapc-past', '{"tapc.token": {"amount": 30}}');
 SELECT grownext.subscription_change(:'past', 'tapc-past');
 SELECT grownext.usage_consume('tapc.token', 5, NULL, '00000000-0000-4000-8000-00000000c0de');
 SELECT is((grownext.entitlement('tapc.token', '00000000-0000-4000-8000-00000000c0de', '2031-02-06')).quota, 10::bigint, 'what is granted later does not change a past balance');
+
+-- What is alike, given at one instant too, is burnt in the order in which it was given -------
+
+SELECT grownext.tenant_create('tapc-order', 'T', id => '00000000-0000-4000-8000-00000000c0df');
+SELECT grownext.credit_grant('00000000-0000-4000-8000-00000000c0df', 'tapc.token', 1, reason => 'grant ' || g) FROM generate_series(1, 12) AS g;
+SELECT grownext.usage_consume('tapc.token', 3, NULL, '00000000-0000-4000-8000-00000000c0df') FROM generate_series(1, 2);
+SELECT is(ARRAY(SELECT c.reason FROM grownext.credit AS c WHERE c.tenant_id = '00000000-0000-4000-8000-00000000c0df' AND c.burnt = 1 ORDER BY 1),
+          '{grant 1,grant 2,grant 3,grant 4,grant 5,grant 6}', 'in the order of the grants');
+SELECT grownext.usage_return('tapc.token', 2, NULL, '00000000-0000-4000-8000-00000000c0df');
+SELECT is(ARRAY(SELECT c.reason FROM grownext.credit AS c WHERE c.tenant_id = '00000000-0000-4000-8000-00000000c0df' AND c.burnt = 1 ORDER BY 1),
+          '{grant 1,grant 2,grant 3,grant 4}', 'and refunded the other way');
 SELECT set_config('grownext.test_clock', '', true);
 
 SELECT * FROM finish();

@@ -81,10 +81,15 @@ SELECT is((SELECT count(*) FROM gp.doc), 50::bigint, 'an entitled tenant sees it
 SELECT lives_ok($$ INSERT INTO gp.doc VALUES (1001, '00000000-0000-4000-8000-00000000a001') $$, 'and writes them');
 SELECT throws_ok($$ INSERT INTO gp.doc VALUES (1002, '00000000-0000-4000-8000-00000000a002') $$, '42501', NULL, 'not another''s');
 SELECT alike(gp.plan_of('SELECT * FROM gp.doc'), '%One-Time Filter:%', 'the question is asked before the table is read');
+SELECT pg_stat_get_xact_blocks_fetched('gp.doc'::regclass) AS fetched \gset
+SELECT count(*) FROM gp.doc \gset
+SELECT cmp_ok(pg_stat_get_xact_blocks_fetched('gp.doc'::regclass), '>', :fetched::bigint, 'which the entitled tenant''s query does');
 RESET ROLE;
 SELECT grownext.act_as('bob', '00000000-0000-4000-8000-00000000a002');
 SET ROLE gp_app;
+SELECT pg_stat_get_xact_blocks_fetched('gp.doc'::regclass) AS fetched \gset
 SELECT is((SELECT count(*) FROM gp.doc), 0::bigint, 'a tenant that is not entitled sees none');
+SELECT is(pg_stat_get_xact_blocks_fetched('gp.doc'::regclass), :fetched::bigint, 'and its query reads no page of the table');
 SELECT throws_ok($$ INSERT INTO gp.doc VALUES (1003, '00000000-0000-4000-8000-00000000a002') $$, '42501', NULL, 'and writes none');
 SELECT is_empty($$ UPDATE gp.doc SET body = 'z' RETURNING id $$, 'changes none');
 SELECT is_empty($$ DELETE FROM gp.doc RETURNING id $$, 'deletes none');

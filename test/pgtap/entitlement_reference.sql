@@ -80,7 +80,20 @@ BEGIN
 END
 $$;
 
--- What is subscribed and in force, in the order in which it counts, then what is added.
+-- What the default bundle says to a tenant that subscribes to nothing but add-ons.
+CREATE FUNCTION ref.free(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+    SELECT v.features -> f.feature
+      FROM _grownext.entitlement_free_bundle AS b JOIN _grownext.entitlement_bundle_version AS v ON v.id = b.version_id
+     WHERE b.valid_from <= at AND at < b.valid_until AND v.features -> f.feature <> 'false'
+       AND NOT EXISTS (SELECT FROM _grownext.entitlement_phase AS p
+                        WHERE p.tenant_id = t AND p.live AND NOT p.addon AND p.valid_from <= at AND at < p.valid_until AND at < p.live_until));
+END
+$$;
+
+-- What is subscribed and in force, in the order in which it counts, what is free beside
+-- add-ons, then what is added.
 CREATE FUNCTION ref.sources(t uuid, f _grownext.entitlement_feature, at timestamptz)
 RETURNS TABLE (place bigint, source text, said ref.saying, n int, anchor timestamptz, id uuid) LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -91,6 +104,8 @@ BEGIN
      WHERE p.tenant_id = t AND p.live AND p.valid_from <= at AND at < p.valid_until AND at < p.live_until
        AND v.features ? f.feature AND v.features -> f.feature <> 'false'
     UNION ALL
+    SELECT 999, 'free_bundle', ref.read(f.kind, f.options ->> 'period', ref.free(t, f, at)), 1, NULL, NULL WHERE ref.free(t, f, at) IS NOT NULL
+    UNION ALL
     SELECT 1000 + row_number() OVER (ORDER BY o.valid_from, o.created_at, o.id), 'tenant_grant',
            ref.read(f.kind, f.options ->> 'period', o.value -> 'add'), 1, NULL, o.id
       FROM _grownext.entitlement_override AS o
@@ -99,7 +114,7 @@ BEGIN
 END
 $$;
 
--- All of them together: NULL if there are none.
+-- All of them together: NULL if there are none, or only what is free.
 CREATE FUNCTION ref.together(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS ref.answer LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
@@ -113,25 +128,14 @@ BEGIN
     folded AS (
         SELECT (true,
                 least(CASE f.fold WHEN 'sum' THEN sum(c.amount) ELSE
-                          coalesce(max(c.amount) FILTER (WHERE c.source = 'subscription'), 0)
-                        + coalesce(sum(c.amount) FILTER (WHERE c.source <> 'subscription'), 0) END, 9223372036854775807),
+                          coalesce(max(c.amount) FILTER (WHERE c.source <> 'tenant_grant'), 0)
+                        + coalesce(sum(c.amount) FILTER (WHERE c.source = 'tenant_grant'), 0) END, 9223372036854775807),
                 bool_or((c.said).unlimited), (SELECT (l.said).period FROM leader AS l),
-                bool_or((c.said).soft) FILTER (WHERE c.source = 'subscription' OR c.place = (SELECT l.place FROM leader AS l)),
-                (array_agg((c.said).value ORDER BY c.place DESC))[1], NULL, NULL, (SELECT l.anchor FROM leader AS l))::ref.saying AS said
+                bool_or((c.said).soft) FILTER (WHERE c.source <> 'tenant_grant' OR c.place = (SELECT l.place FROM leader AS l)),
+                (array_agg((c.said).value ORDER BY c.source = 'free_bundle', c.place DESC))[1], NULL, NULL, (SELECT l.anchor FROM leader AS l))::ref.saying AS said
           FROM counted AS c)
-    SELECT ref.decide(f.kind, d.said, (SELECT l.source FROM leader AS l), 'subscription') FROM folded AS d WHERE EXISTS (SELECT FROM leader));
-END
-$$;
-
--- What the default bundle says to a tenant that subscribes to nothing but add-ons.
-CREATE FUNCTION ref.free(t uuid, f _grownext.entitlement_feature, at timestamptz) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN (
-    SELECT v.features -> f.feature
-      FROM _grownext.entitlement_free_bundle AS b JOIN _grownext.entitlement_bundle_version AS v ON v.id = b.version_id
-     WHERE b.valid_from <= at AND at < b.valid_until AND v.features -> f.feature <> 'false'
-       AND NOT EXISTS (SELECT FROM _grownext.entitlement_phase AS p
-                        WHERE p.tenant_id = t AND p.live AND NOT p.addon AND p.valid_from <= at AND at < p.valid_until AND at < p.live_until));
+    SELECT ref.decide(f.kind, d.said, s.source, 'subscription') FROM folded AS d,
+           (SELECT a.source FROM all_sources AS a WHERE a.source <> 'free_bundle' ORDER BY a.place LIMIT 1) AS s);
 END
 $$;
 

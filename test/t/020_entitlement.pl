@@ -103,6 +103,23 @@ $node->start;
 eval { $open->quit };
 is(used(), '99997', 'after a crash');
 
+# A session remembers where the row of a counter is. It may be elsewhere by the next
+# consume: moved with its table, so that another row is there, or gone with its page.
+$node->safe_psql('postgres', <<"SQL");
+SELECT grownext.feature_define('moved.' || i, 'app', 'metered', '{"default": 1000, "period": "never"}') FROM generate_series(1, 200) AS i;
+SQL
+sub consume
+{
+	my ($i, $n) = @_;
+	return "SELECT allowed, used FROM grownext.usage_consume('moved.$i', $n, tenant_id => '$tenant');\n";
+}
+my $fill = "SELECT count(*) FROM generate_series(1, 200) AS i, grownext.usage_consume('moved.' || i, i, tenant_id => '$tenant') AS r WHERE r.allowed;\n";
+my $empty = "DELETE FROM _grownext.entitlement_usage AS u USING _grownext.entitlement_feature AS f WHERE f.id = u.feature_id AND f.feature LIKE 'moved.%'";
+is($node->safe_psql('postgres', $fill . consume(1, 1) . consume(200, 1)
+		. "$empty AND f.feature <= 'moved.150';\nVACUUM FULL _grownext.entitlement_usage;\n" . consume(1, 1) . consume(200, 1) . consume(170, 1)
+		. "$empty;\nVACUUM (TRUNCATE) _grownext.entitlement_usage;\n" . consume(1, 1) . consume(200, 1)),
+	"200\nt|2\nt|201\nt|1\nt|202\nt|171\nt|1\nt|1", 'rows of counters that move or go are found, or made, again');
+
 # Open sessions and a standby know of a change from the next statement on.
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
