@@ -52,6 +52,7 @@
 #include "queue/flow.h"
 #include "queue/handler.h"
 #include "queue/metrics.h"
+#include "queue/poison.h"
 #include "queue/running.h"
 #include "queue/slot.h"
 #include "queue/throttle.h"
@@ -389,6 +390,7 @@ run_handler(Run *run)
 	int settings;
 	GnSpi spi;
 
+	gn_poison_admit(&run->job);
 	gn_handler_resolve(&run->queue, &handler);
 	if (run->job.claims)
 		gn_context_bind(GN_CONTEXT_JOB, run->job.claims, NULL);
@@ -667,6 +669,16 @@ try_one(Run *run)
 	return take;
 }
 
+/* Before the first job of this process: what the last crash left is counted. */
+static void
+read_suspects(void)
+{
+	begin_transaction();
+	gn_poison_record();
+	commit_transaction();
+	gn_poison_recorded();
+}
+
 bool
 gn_executor_run(void)
 {
@@ -688,6 +700,8 @@ gn_executor_run(void)
 		clean_session(true);
 		MemoryContextDelete(current->memory);
 	}
+	if (gn_poison_unread())
+		read_suspects();
 	gn_storage_release(); /* what the last pass skipped may be free now */
 	run = MemoryContextAllocZero(memory, sizeof(Run));
 	run->memory = memory;

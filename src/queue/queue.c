@@ -13,6 +13,7 @@
 #include "queue/executor.h"
 #include "queue/lock.h"
 #include "queue/metrics.h"
+#include "queue/poison.h"
 #include "queue/queue.h"
 #include "queue/running.h"
 #include "queue/storage.h"
@@ -54,6 +55,7 @@ queue_shmem_init(void)
 {
 	gn_running_shmem_init();
 	gn_metrics_shmem_init();
+	gn_poison_shmem_init();
 }
 
 const GnComponent gn_queue_component = {
