@@ -12,7 +12,7 @@ test:
 # Every rule, or RULES="format exports"
 # The long form of what kills and contends: minutes to an hour, with the seeds that it prints
 torture:
-	+@GN_TAP_TESTS="$(or $(TORTURE),027_oversell 032_queue_torture)" GN_TEST_TIMEOUT=7200 \
+	+@GN_VERBOSE=1 GN_TAP_TESTS="$(or $(TORTURE),027_oversell 032_queue_torture)" GN_TEST_TIMEOUT=7200 \
 		GN_TORTURE_OPERATIONS=$(or $(GN_TORTURE_OPERATIONS),1000000) GN_TORTURE_KILLS=$(or $(GN_TORTURE_KILLS),1000) \
 		GN_TORTURE_RESTARTS=$(or $(GN_TORTURE_RESTARTS),50) $(TOOL)/test/run tap
 

@@ -88,10 +88,13 @@ add_job(GnPoisonEntry *entry, int64 id)
 void
 gn_poison_begin(int number, int64 id)
 {
-	if (my_entry == NULL)
+	static bool prepared = false;
+
+	if (!prepared)
 	{
 		my_entry = gn_poison_file_entry(number);
 		pqsignal(SIGQUIT, told_to_quit);
+		prepared = true;
 	}
 	if (my_entry)
 		add_job(my_entry, id);
