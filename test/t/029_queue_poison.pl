@@ -29,9 +29,11 @@ BEGIN
 END $$;
 CREATE TABLE app.crashing (yes boolean NOT NULL);
 INSERT INTO app.crashing VALUES (true);
+CREATE TABLE app.gate (open boolean NOT NULL);
+INSERT INTO app.gate VALUES (false);
 CREATE TABLE app.effect (n int NOT NULL, began timestamptz NOT NULL, ended timestamptz NOT NULL);
 ALTER TABLE app.effect OWNER TO queue_app;
-GRANT SELECT ON app.crashing TO queue_app;
+GRANT SELECT ON app.crashing, app.gate TO queue_app;
 SELECT grownext.queue_define('mixed', '{"max_attempts": 5}');
 SELECT grownext.queue_grant('mixed', 'queue_app', 'work');
 SQL
@@ -43,6 +45,9 @@ BEGIN
     IF payload ? 'crash' AND (SELECT yes FROM app.crashing) THEN
         PERFORM app.crash();
     END IF;
+    WHILE payload ? 'gate' AND NOT (SELECT open FROM app.gate) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
     PERFORM pg_sleep((payload ->> 'sleep')::float8);
     INSERT INTO app.effect VALUES ((payload ->> 'n')::int, began, clock_timestamp());
 END $$;
@@ -74,8 +79,9 @@ is(sql('SELECT count(*) FROM _grownext.queue_suspect'), '0', 'and is no suspect 
 
 # The file as a crash would leave it, with two jobs in hand.
 sql('TRUNCATE app.effect');
-sql(q{SELECT grownext.enqueue('mixed', jsonb_build_object('n', n, 'sleep', 1.5)) FROM generate_series(1, 2) AS n});
-until_true(q{SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type = 'grownext executor'});
+sql(q{SELECT grownext.enqueue('mixed', jsonb_build_object('n', n, 'sleep', 0.1, 'gate', true)) FROM generate_series(1, 2) AS n});
+until_true(q{SELECT running = 2 FROM grownext.queue_stats('mixed')});
+until_true(q{SELECT count(*) = 2 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'grownext job % of queue mixed%'});
 my $saved = $node->basedir . '/running';
 copy($node->data_dir . "/$file", $saved) or die "copy: $!";
 $node->backup('copy');
@@ -85,6 +91,7 @@ ok(!-e $node->backup_dir . "/copy/$file", 'and in no base backup');
 # A signal to the postmaster alone: the executors are told to quit, so nobody is a suspect.
 $node->stop('immediate');
 $node->start;
+sql('UPDATE app.gate SET open = true');
 until_true('SELECT count(*) = 2 FROM app.effect');
 is(sql('SELECT count(*) FROM _grownext.queue_suspect'), '0', 'an immediate stop makes nobody a suspect');
 $node->stop;
@@ -140,31 +147,72 @@ $foreign->start;
 like(slurp_file($foreign->logfile), qr/is of another database system and was ignored/, 'the file of another system is ignored');
 $foreign->stop;
 
-# of_copy(NAME): a server from the backup, in which the two jobs were in hand
+# of_copy(NAME, CHANGE): a server from the backup, in which the two jobs were in hand
 sub of_copy
 {
-	my ($name, %how) = @_;
+	my ($name, $change, %how) = @_;
 	my $copy = PostgreSQL::Test::Cluster->new($name);
 	$copy->init_from_backup($node, 'copy', %how);
-	replace_file($copy, sub { shift });
+	replace_file($copy, $change);
 	$copy->start;
 	return $copy;
 }
-my $standby = of_copy('standby', has_streaming => 1);
+# open_gate(NODE): the two jobs end
+sub open_gate
+{
+	my ($copy) = @_;
+	GrowNext::Queue::sql($copy, 'UPDATE app.gate SET open = true');
+	GrowNext::Queue::until_true($copy, 'SELECT count(*) = 2 FROM app.effect');
+}
+my $standby = of_copy('standby', sub { shift }, has_streaming => 1);
 $standby->promote;
-GrowNext::Queue::until_true($standby, 'SELECT count(*) = 2 FROM app.effect');
+open_gate($standby);
 like(slurp_file($standby->logfile), qr/on timeline 1 crashed are ignored on timeline 2/, 'a promoted server ignores what ran on another timeline');
 is(GrowNext::Queue::sql($standby, 'SELECT count(*) FROM _grownext.queue_suspect'), '0', 'and has no suspects');
 $standby->stop;
 
 # On the same timeline the file counts: both are suspects, neither is charged, and they run
 # one at a time.
-my $same = of_copy('same');
-GrowNext::Queue::until_true($same, 'SELECT count(*) = 2 FROM app.effect');
+my $same = of_copy('same', sub { shift });
+open_gate($same);
 is(GrowNext::Queue::sql($same, 'SELECT a.ended <= b.began FROM app.effect AS a, app.effect AS b WHERE a.began < b.began'), 't', 'of two suspects one runs at a time');
 is(GrowNext::Queue::sql($same, 'SELECT count(*) FROM _grownext.queue_suspect'), '0', 'and both are cleared');
 is(GrowNext::Queue::sql($same, "SELECT count(*) FROM _grownext.queue_done WHERE failures > 0"), '0', 'uncharged');
 unlike(slurp_file($same->logfile), qr/the server crashed while job/, 'nobody knows which one it was');
 $same->stop;
+
+# Two jobs in one transaction, as executors may run them: the one that had begun last is
+# charged, its neighbour is a suspect.
+sub crc32c
+{
+	my $crc = 0xffffffff;
+	for my $byte (unpack('C*', shift))
+	{
+		$crc ^= $byte;
+		$crc = $crc & 1 ? ($crc >> 1) ^ 0x82f63b78 : $crc >> 1 for 1 .. 8;
+	}
+	return $crc ^ 0xffffffff;
+}
+my @together;
+sub one_entry
+{
+	my ($content) = @_;
+	my ($head, $size) = (24, unpack('x4 L', $content));
+	my @running = grep { unpack('L', substr($content, $_, 4)) == 1 } map { $head + $_ * $size } 0 .. (length($content) - $head) / $size - 1;
+	@together = map { unpack('q', substr($content, $_ + 32, 8)) } @running;
+	substr($content, $running[1], $size) = "\0" x $size;
+	substr($content, $running[0] + 16, 4) = pack('L', 2);
+	substr($content, $running[0] + 32, 16) = pack('q2', @together);
+	substr($content, $running[0] + 4, 4) = pack('L', crc32c(substr($content, $running[0] + 8, 24 + 16)));
+	return $content;
+}
+my $both = of_copy('both', \&one_entry);
+is(scalar(@together), 2, 'two jobs were in hand');
+open_gate($both);
+like(slurp_file($both->logfile), qr/the server crashed while job $together[1] ran, for the 1\. time/, 'of two jobs in a transaction the last one is charged');
+unlike(slurp_file($both->logfile), qr/the server crashed while job $together[0] ran/, 'the other is not');
+is(GrowNext::Queue::sql($both, 'SELECT a.ended <= b.began FROM app.effect AS a, app.effect AS b WHERE a.began < b.began'), 't', 'but it is a suspect as well');
+is(GrowNext::Queue::sql($both, 'SELECT count(*) FROM _grownext.queue_suspect'), '0', 'until it has succeeded');
+$both->stop;
 
 done_testing();
