@@ -3,13 +3,19 @@
 
 TOOL = PG_CONFIG="$(PG_CONFIG)" $(srcdir)
 
-.PHONY: test lint format matrix bench sanitize fuzz ack
+.PHONY: test torture lint format matrix bench sanitize fuzz ack
 
 # Every suite, or SUITES="regress pgtap"
 test:
 	+@$(TOOL)/test/run $(SUITES)
 
 # Every rule, or RULES="format exports"
+# The long form of what kills and contends: minutes to an hour, with the seeds that it prints
+torture:
+	+@GN_VERBOSE=1 GN_TAP_TESTS="$(or $(TORTURE),027_oversell 032_queue_torture)" GN_TEST_TIMEOUT=7200 \
+		GN_TORTURE_OPERATIONS=$(or $(GN_TORTURE_OPERATIONS),1000000) GN_TORTURE_KILLS=$(or $(GN_TORTURE_KILLS),1000) \
+		GN_TORTURE_RESTARTS=$(or $(GN_TORTURE_RESTARTS),50) $(TOOL)/test/run tap
+
 lint:
 	+@$(TOOL)/test/lint/run $(RULES)
 

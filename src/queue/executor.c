@@ -42,6 +42,7 @@
 #include "queue/invoke.h"
 #include "queue/metrics.h"
 #include "queue/pace.h"
+#include "queue/poison.h"
 #include "queue/residue.h"
 #include "queue/running.h"
 #include "queue/slot.h"
@@ -292,6 +293,7 @@ run_job(Run *run, GnInvocation *call, bool lone)
 	run->job->leased_at = run->started_at[run->job - run->claim.jobs];
 	if (lone)
 		note_start(run);
+	gn_poison_admit(run->job);
 	if (call->queue == NULL)
 		gn_invoke_begin(call, &run->claim.queue, run->claim.memory);
 	outcome->job = run->job;
@@ -314,14 +316,19 @@ run_jobs(Run *run, int first, int last)
 	TimestampTz longest = 0;
 	GnInvocation call = {0};
 	bool lone = last - first == 1;
+	bool suspect = false;
 	int64 bytes = 0;
 	int residue = 0;
 
-	for (int i = first; i < last && residue == 0 && now - began < GN_PACE_TIME; i++)
+	for (int i = first;
+		 i < last && residue == 0 && !suspect && now - began < GN_PACE_TIME; i++)
 	{
 		const char *reason;
 		TimestampTz begun = now;
 
+		suspect = gn_poison_suspect(run->claim.jobs[i].id);
+		if (suspect && i > first)
+			break;
 		if (!lone)
 			run->job = NULL; /* what fails between two jobs is no job's fault */
 		look_for_marks(run, i, last);
@@ -569,6 +576,16 @@ make_run(void)
 	return run;
 }
 
+/* Before the first job of this process: what the last crash left is counted. */
+static void
+read_suspects(void)
+{
+	begin_transaction();
+	gn_poison_record();
+	commit_transaction();
+	gn_poison_recorded();
+}
+
 bool
 gn_executor_run(void)
 {
@@ -584,6 +601,8 @@ gn_executor_run(void)
 		clean_session(true);
 		give_back();
 	}
+	if (gn_poison_unread())
+		read_suspects();
 	gn_storage_release(); /* what the last pass skipped may be free now */
 	run->job = NULL;
 	current = run;

@@ -609,6 +609,9 @@ BEGIN
     IF queue IS NULL OR NOT EXISTS (SELECT FROM _grownext.queue_queue AS q WHERE q.queue = job_redrive.queue) THEN
         PERFORM _grownext.queue_check_name(queue);
     END IF;
+    -- with all attempts before them, and no crash behind them
+    DELETE FROM _grownext.queue_suspect AS s USING grownext.dead_letter AS d
+     WHERE d.queue = job_redrive.queue AND d.id = s.job_id AND (ids IS NULL OR d.id = ANY (ids));
     revived := _grownext.queue_revive(queue, ids);
     PERFORM _grownext.queue_wake(queue, least(revived, 1000)::int);
     RETURN revived;

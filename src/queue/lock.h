@@ -20,7 +20,8 @@ typedef enum GnQueueLock
 	GN_QUEUE_LOCK_JOB,            /* an executor holds the job */
 	GN_QUEUE_LOCK_SLOT,           /* one of a queue's concurrency slots */
 	GN_QUEUE_LOCK_RATE,           /* one at a time counts a queue's tokens */
-	GN_QUEUE_LOCK_METRICS         /* writes down what happened; only ever tried */
+	GN_QUEUE_LOCK_METRICS,        /* writes down what happened; only ever tried */
+	GN_QUEUE_LOCK_SUSPECT         /* runs a suspect, see poison.c; only ever tried */
 } GnQueueLock;
 
 /* A lock's key: a hash, or an id. Two that collide exclude each other, nothing worse.

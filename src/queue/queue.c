@@ -14,6 +14,7 @@
 #include "queue/executor.h"
 #include "queue/lock.h"
 #include "queue/metrics.h"
+#include "queue/poison.h"
 #include "queue/queue.h"
 #include "queue/ready.h"
 #include "queue/running.h"
@@ -59,6 +60,7 @@ queue_shmem_init(void)
 	gn_ready_shmem_init();
 	gn_running_shmem_init();
 	gn_metrics_shmem_init();
+	gn_poison_shmem_init();
 }
 
 const GnComponent gn_queue_component = {

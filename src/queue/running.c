@@ -26,6 +26,7 @@
 #include "storage/shmem.h"
 
 #include "core/core.h"
+#include "queue/poison.h"
 #include "queue/running.h"
 
 #define INTERRUPTS_BEFORE_END 10
@@ -104,6 +105,7 @@ free_cell(int code, Datum arg)
 {
 	if (my_cell == NULL)
 		return;
+	gn_poison_end();
 	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
 	my_turn = 0;
 	my_cell->pid = 0;
@@ -167,6 +169,7 @@ gn_running_begin(int64 id, TimestampTz started_at)
 		take_cell();
 	if (++turns == 0)
 		turns++;
+	gn_poison_begin((int) (my_cell - cells->cell), id);
 	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
 	my_cell->id = id;
 	my_cell->started_at = started_at;
@@ -191,6 +194,7 @@ gn_running_end(void)
 	my_turn = 0;
 	if (my_cell == NULL)
 		return;
+	gn_poison_end();
 	LWLockAcquire(&cells->lock, LW_EXCLUSIVE);
 	my_cell->id = 0;
 	my_cell->following = 0;

@@ -128,6 +128,18 @@ CREATE TABLE _grownext.queue_cancel (
 COMMENT ON TABLE _grownext.queue_cancel IS 'Jobs that were cancelled while they ran and have not ended yet.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_cancel', '');
 
+-- Jobs that had begun when the server crashed; see poison.c. No foreign key, for the row
+-- of a job is locked while it runs.
+CREATE TABLE _grownext.queue_suspect (
+    job_id   bigint      NOT NULL,
+    crashes  int         NOT NULL, -- that are charged to the job
+    began_at timestamptz NOT NULL, -- the attempt that the last crash ended
+    CONSTRAINT queue_suspect_pkey PRIMARY KEY (job_id),
+    CONSTRAINT queue_suspect_crashes_chk CHECK (crashes >= 0)
+);
+COMMENT ON TABLE _grownext.queue_suspect IS 'Jobs that ran when the server crashed and have not succeeded since.';
+SELECT pg_catalog.pg_extension_config_dump('_grownext.queue_suspect', '');
+
 CREATE TABLE _grownext.queue_done (
     id           bigint      NOT NULL,
     enqueued_at  timestamptz NOT NULL,
