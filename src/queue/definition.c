@@ -69,7 +69,8 @@ load_queues(void)
 		" ordered, expire, paused_at IS NOT NULL, handler, "
 		"handler_takes = 'job', run_as,"
 		" (extract(epoch FROM sla_start_within) * 1000000)::pg_catalog.int8,"
-		" rate_count, (extract(epoch FROM rate_period) * 1000000)::pg_catalog.int8, weight"
+		" rate_count, (extract(epoch FROM rate_period) * 1000000)::pg_catalog.int8, "
+		"weight"
 		" FROM _grownext.queue_queue ORDER BY queue");
 	uint64 count = gn_spi_execute(&query, NULL, NULL, true);
 

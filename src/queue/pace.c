@@ -3,9 +3,9 @@
  *	  Which queue an executor serves next, and how many of its jobs it takes at once.
  *
  * Queues share an executor's time by their weights. Each has a pass, which grows by the
- * time that its jobs take, divided by its weight; the queue whose pass is the lowest comes
- * next. A queue that had no jobs for a while does not catch up: its pass is raised to
- * that of the queue that was served last. Each job counts for a little more than its
+ * time that its jobs take, divided by its weight; the queue whose pass is the lowest
+ *comes next. A queue that had no jobs for a while does not catch up: its pass is raised
+ *to that of the queue that was served last. Each job counts for a little more than its
  * time, so that jobs that take none are shared by their number.
  *
  * Jobs that are taken together wait for each other: so only as many as run within a few
@@ -30,7 +30,7 @@
 
 #define MAX_NAME 104
 #define MAX_REMEMBERED 1000 /* queues */
-#define JOB_COST 100 /* us that a job counts for, beside its time */
+#define JOB_COST 100        /* us that a job counts for, beside its time */
 #define MAX_BYTES (8 * 1024 * 1024)
 #define LONG_TIME 100000      /* us: nobody waits for such a job twice */
 #define SUSPICIOUS_TIME 10000 /* us: a slower job, or only a busy machine */
