@@ -175,6 +175,7 @@ sub ask
 {
 	my ($out, $err);
 	my $ran = IPC::Run::run([ 'psql', '-X', '-q', '-At', '-d', $node->connstr('app'), '-c', shift ], '<', '/dev/null', '>', \$out, '2>', \$err);
+	die $err if $err =~ /syntax error|does not exist/ && $err !~ /prepared transaction/;
 	chomp $out;
 	return $ran ? $out : undef;
 }
@@ -196,8 +197,8 @@ sub settle_prepared
 sub cancel_some
 {
 	ask(<<'SQL');
-WITH some AS (SELECT l.id FROM _grownext.queue_live AS l WHERE l.queue IN ('load', 'outside') ORDER BY random() LIMIT 3)
-INSERT INTO app.cancelled SELECT id FROM some ON CONFLICT DO NOTHING
+WITH chosen AS (SELECT l.id FROM _grownext.queue_live AS l WHERE l.queue IN ('load', 'outside') ORDER BY random() LIMIT 3)
+INSERT INTO app.cancelled SELECT id FROM chosen ON CONFLICT DO NOTHING
 SQL
 	ask('SELECT grownext.job_cancel(job) FROM (SELECT job FROM app.cancelled ORDER BY job DESC LIMIT 3) AS c');
 }
@@ -225,6 +226,7 @@ while ($killed{TERM} + $killed{KILL} < $kills && time() < $deadline)
 	{
 		GrowNext::Queue::kill_postmaster($node);
 		$killed{postmaster}++;
+		cancel_some();
 		next;
 	}
 	disturb() if rand() < 0.2;
@@ -280,6 +282,8 @@ CREATE TABLE app.verdict AS
 SQL
 diag(sql(q{SELECT string_agg(format('%s %s: %s', kind, state, n), ', ' ORDER BY kind, state) FROM (SELECT kind, state, count(*) AS n FROM app.verdict GROUP BY 1, 2) AS v}));
 cmp_ok(sql('SELECT count(DISTINCT kind) FROM app.verdict'), '==', 10, 'there were jobs of every kind');
+
+cmp_ok(sql("SELECT count(*) FROM app.verdict WHERE state = 'cancelled'"), '>', 0, 'some were cancelled');
 
 # wrong(CONDITION, CLAIM): no job is as the condition says
 sub wrong
