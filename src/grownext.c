@@ -21,6 +21,7 @@
 #include "queue/queue.h"
 #include "schedule/schedule.h"
 #include "session/session.h"
+#include "stream/stream.h"
 #include "tenant/tenant.h"
 
 GN_MODULE_MAGIC;
@@ -30,6 +31,7 @@ static const GnComponent *const components[] = {
 	&gn_crypto_component,
 	&gn_queue_component,
 	&gn_audit_component,
+	&gn_stream_component,
 	&gn_schedule_component,
 	&gn_jwt_component,
 	&gn_account_component,
