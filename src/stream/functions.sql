@@ -23,9 +23,9 @@ CREATE OR REPLACE FUNCTION _grownext.stream_trim(stream_id bigint, upto bigint) 
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_stream_trim';
 COMMENT ON FUNCTION _grownext.stream_trim(bigint, bigint) IS 'Takes the entries of a stream up to a position from its readers.';
 
-CREATE OR REPLACE FUNCTION _grownext.stream_has(segment int, stream_id bigint, after bigint) RETURNS boolean
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_stream_has';
-COMMENT ON FUNCTION _grownext.stream_has(int, bigint, bigint) IS 'Whether a segment has an entry of a stream after a position.';
+CREATE OR REPLACE FUNCTION _grownext.stream_segment_live(segment int) RETURNS boolean
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_stream_segment_live';
+COMMENT ON FUNCTION _grownext.stream_segment_live(int) IS 'Whether a segment holds an entry that its stream still has.';
 
 CREATE OR REPLACE FUNCTION _grownext.stream_lock_segment(segment int) RETURNS boolean
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'gn_stream_lock_segment';
@@ -145,7 +145,7 @@ BEGIN
     END IF;
     PERFORM _grownext.stream_lock_consumer(found_id, consumer);
     DELETE FROM _grownext.stream_cursor AS c
-     WHERE c.stream_id = found_id AND c.consumer = stream_consumer_drop.consumer AND consumer <> '';
+     WHERE c.stream_id = found_id AND c.consumer = stream_consumer_drop.consumer AND c.consumer <> '';
     RETURN FOUND;
 END
 $$;

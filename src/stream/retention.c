@@ -16,6 +16,7 @@
 #include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "core/worker.h"
@@ -27,7 +28,7 @@
 GN_FUNCTION(gn_stream_walk);
 GN_FUNCTION(gn_stream_trim);
 GN_FUNCTION(gn_stream_horizon);
-GN_FUNCTION(gn_stream_has);
+GN_FUNCTION(gn_stream_segment_live);
 GN_FUNCTION(gn_stream_lock_segment);
 GN_FUNCTION(gn_stream_lock_id);
 GN_FUNCTION(gn_stream_lock_consumer);
@@ -121,12 +122,45 @@ gn_stream_horizon(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(gn_horizon(PG_GETARG_INT64(0)));
 }
 
-/* SQL: _grownext.stream_has(segment int, stream_id bigint, after bigint) */
-Datum
-gn_stream_has(PG_FUNCTION_ARGS)
+/* As of now, also in a transaction with an old snapshot: a stream that is younger must
+ * not lose what is its own. */
+static int
+all_streams(int64 **ids)
 {
-	PG_RETURN_BOOL(
-		gn_log_has(PG_GETARG_INT32(0), PG_GETARG_INT64(1), PG_GETARG_INT64(2)));
+	static GnQuery query = GN_QUERY_NOARGS("SELECT id FROM _grownext.stream_stream");
+	MemoryContext memory = CurrentMemoryContext;
+	bool isnull;
+	int count;
+	GnSpi spi;
+
+	gn_spi_begin(&spi);
+	PushActiveSnapshot(GetLatestSnapshot());
+	count = (int) gn_spi_execute(&query, NULL, NULL, true);
+	*ids = MemoryContextAlloc(memory, (count + 1) * sizeof(int64));
+	for (int i = 0; i < count; i++)
+		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1, &isnull));
+	PopActiveSnapshot();
+	gn_spi_end(&spi);
+	return count;
+}
+
+/* SQL: _grownext.stream_segment_live(segment int) */
+Datum
+gn_stream_segment_live(PG_FUNCTION_ARGS)
+{
+	int64 *ids;
+	int count = all_streams(&ids);
+	bool live = false;
+
+	for (int i = 0; i < count && !live; i++)
+	{
+		GnCursor trimmed;
+
+		gn_cursor_read(ids[i], "", &trimmed);
+		live = gn_log_has(PG_GETARG_INT32(0), ids[i], trimmed.position);
+	}
+	PG_RETURN_BOOL(live);
 }
 
 /* SQL: _grownext.stream_lock_segment(segment int): false while anybody reads or

@@ -78,14 +78,6 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION _grownext.stream_clear_kept(int) IS 'Deletes trimmed entries from the segment that is not of the ring; whether there may be more.';
 
--- Whether anybody could still read anything of a segment.
-CREATE OR REPLACE FUNCTION _grownext.stream_segment_live(segment int) RETURNS boolean
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM _grownext.stream_stream AS s
-                    WHERE _grownext.stream_has(stream_segment_live.segment, s.id, _grownext.stream_trimmed(s.id)));
-$$;
-COMMENT ON FUNCTION _grownext.stream_segment_live(int) IS 'Whether a segment holds an entry that its stream still has.';
-
 -- The next segment, when the open one is large beside all of them, or old beside what
 -- is kept, and one is free.
 CREATE OR REPLACE FUNCTION _grownext.stream_rotate(now timestamptz) RETURNS void
@@ -149,11 +141,6 @@ DECLARE
     batch CONSTANT int := 10000;
     more boolean;
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        -- a look at an old snapshot must not decide what is truncated
-        RAISE EXCEPTION USING ERRCODE = 'invalid_transaction_state',
-            MESSAGE = 'streams are trimmed in transactions that are read committed';
-    END IF;
     more := _grownext.stream_trim_due(stream_tick.now, batch);
     more := _grownext.stream_clear_kept(batch) OR more;
     PERFORM _grownext.stream_rotate(stream_tick.now);
