@@ -68,10 +68,30 @@ COMMENT ON FUNCTION _grownext.stream_check_name(text) IS 'Raises unless a stream
 -- Administration ------------------------------------------------------------------
 
 -- The whole definition: an option that is not named takes its default.
+CREATE OR REPLACE FUNCTION _grownext.stream_store_definition(stream text, options jsonb) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keep_for CONSTANT text := CASE WHEN options ? 'retention' THEN options ->> 'retention' ELSE '7 days' END;
+BEGIN
+    INSERT INTO _grownext.stream_stream AS s (id, stream, retention, max_bytes, created_at)
+    VALUES (_grownext.core_nextval('_grownext.stream_id'), stream_store_definition.stream, keep_for::interval,
+            (options ->> 'max_bytes')::bigint, _grownext.core_now())
+    ON CONFLICT ON CONSTRAINT stream_stream_pkey DO UPDATE
+        SET retention = EXCLUDED.retention, max_bytes = EXCLUDED.max_bytes
+        WHERE (s.retention, s.max_bytes) IS DISTINCT FROM (EXCLUDED.retention, EXCLUDED.max_bytes);
+    RETURN FOUND;
+EXCEPTION
+    WHEN check_violation OR data_exception THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('invalid definition of stream "%s"', stream),
+            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, retention is an interval of 1 second to 100 years or null, max_bytes is a whole number, at least 1, and needs a retention.';
+END
+$$;
+COMMENT ON FUNCTION _grownext.stream_store_definition(text, jsonb) IS 'Creates or updates a stream; whether anything changed.';
+
 CREATE OR REPLACE FUNCTION grownext.stream_define(stream text, options jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    keep_for interval;
     before CONSTANT jsonb := (SELECT to_jsonb(s) FROM _grownext.stream_stream AS s WHERE s.stream = stream_define.stream);
 BEGIN
     IF stream IS NULL THEN
@@ -86,23 +106,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'option "retention" must be of type string, or null';
     END IF;
-    keep_for := CASE WHEN options ? 'retention' THEN options ->> 'retention' ELSE '7 days' END;
-    INSERT INTO _grownext.stream_stream AS s (id, stream, retention, max_bytes, created_at)
-    VALUES (_grownext.core_nextval('_grownext.stream_id'), stream_define.stream, keep_for, (options ->> 'max_bytes')::bigint,
-            _grownext.core_now())
-    ON CONFLICT ON CONSTRAINT stream_stream_pkey DO UPDATE
-        SET retention = EXCLUDED.retention, max_bytes = EXCLUDED.max_bytes
-        WHERE (s.retention, s.max_bytes) IS DISTINCT FROM (EXCLUDED.retention, EXCLUDED.max_bytes);
-    IF FOUND THEN
+    IF _grownext.stream_store_definition(stream, options) THEN
         PERFORM _grownext.audit_write('stream.defined', 'stream:' || stream, NULL, before,
             (SELECT to_jsonb(s) FROM _grownext.stream_stream AS s WHERE s.stream = stream_define.stream));
         PERFORM _grownext.stream_tick_at_commit();
     END IF;
-EXCEPTION
-    WHEN check_violation OR data_exception THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('invalid definition of stream "%s"', stream),
-            DETAIL = 'A name has 1 to 100 letters, digits and _ . : -, retention is an interval of 1 second to 100 years or null, max_bytes is a whole number, at least 1, and needs a retention.';
 END
 $$;
 COMMENT ON FUNCTION grownext.stream_define(text, jsonb) IS 'Creates a stream or replaces its definition; entries, consumers and grants stay.';

@@ -20,7 +20,7 @@ CREATE TABLE _grownext.stream_stream (
     CONSTRAINT stream_stream_id_key UNIQUE (id),
     CONSTRAINT stream_stream_name_chk CHECK (stream ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}$'),
     CONSTRAINT stream_stream_retention_chk CHECK (retention BETWEEN '1 second' AND '100 years'),
-    CONSTRAINT stream_stream_max_bytes_chk CHECK (max_bytes >= 1 AND retention IS NOT NULL)
+    CONSTRAINT stream_stream_max_bytes_chk CHECK (max_bytes IS NULL OR (max_bytes >= 1 AND retention IS NOT NULL))
 );
 COMMENT ON TABLE _grownext.stream_stream IS 'Streams, and how long they keep their entries.';
 SELECT pg_catalog.pg_extension_config_dump('_grownext.stream_stream', '');
