@@ -27,7 +27,7 @@
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
-	&gn_core_component,
+	&gn_core_component, /* one a line, as in the Makefile */
 	&gn_crypto_component,
 	&gn_queue_component,
 	&gn_audit_component,

@@ -1,4 +1,5 @@
-/* src/stream/argument.h -- what callers pass, and the refusals; private to the component
+/* src/stream/argument.h -- what callers pass, and the refusals; private to the
+ * component
  */
 #ifndef GN_STREAM_ARGUMENT_H
 #define GN_STREAM_ARGUMENT_H

@@ -48,9 +48,9 @@ enum CursorColumn
 static Relation
 open_ledger(LOCKMODE mode)
 {
-	return table_open(
-		get_relname_relid("stream_cursor", get_namespace_oid("_grownext", false)),
-		mode);
+	return table_open(get_relname_relid("stream_cursor",
+										get_namespace_oid("_grownext", false)),
+					  mode);
 }
 
 static void

@@ -9,8 +9,9 @@
 typedef struct GnCursor
 {
 	int64 stream;
-	const char *consumer; /* "": the stream itself, whose entries up to there are gone */
-	int64 generation;     /* 0: nothing was written yet */
+	const char
+		*consumer;    /* "": the stream itself, whose entries up to there are gone */
+	int64 generation; /* 0: nothing was written yet */
 	int64 position;
 	int64 lease_id; /* 0: none */
 	int64 lease_upto;

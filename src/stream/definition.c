@@ -52,8 +52,7 @@ column(uint64 row, int number)
 static char *
 keep_text(uint64 row, int number)
 {
-	char *value =
-		SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number);
+	char *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number);
 
 	return MemoryContextStrdup(definition_memory, value);
 }
@@ -167,10 +166,10 @@ gn_stream_user_may(Oid user, const char *stream, const char *right)
 static void
 raise_unknown(const char *name)
 {
-	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-					errmsg("stream \"%s\" does not exist", name),
-					errhint("SELECT grownext.stream_define(%s);",
-							quote_literal_cstr(name))));
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("stream \"%s\" does not exist", name),
+			 errhint("SELECT grownext.stream_define(%s);", quote_literal_cstr(name))));
 }
 
 static void

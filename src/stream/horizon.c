@@ -95,8 +95,8 @@ gn_horizon_channel(int64 stream)
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_PRE_PREPARE &&
-		held_transaction == gn_local_transaction() && touched_count > 0)
+	if (event == XACT_EVENT_PRE_PREPARE && held_transaction == gn_local_transaction() &&
+		touched_count > 0)
 		gn_stream_lock(GN_STREAM_LOCK_BOUND, (uint64) held_position, ShareLock);
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
@@ -240,8 +240,8 @@ gn_horizon_last(void)
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
-	tuple.t_data = (HeapTupleHeader) PageGetItem(
-		page, PageGetItemId(page, FirstOffsetNumber));
+	tuple.t_data =
+		(HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
 	data = (Form_pg_sequence_data) GETSTRUCT(&tuple);
 	last = data->is_called ? data->last_value : data->last_value - 1;
 	UnlockReleaseBuffer(buffer);

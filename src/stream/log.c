@@ -102,10 +102,9 @@ advance(GnLogScan *scan, int i)
 
 	scan->segment[i].tuple = tuple;
 	if (HeapTupleIsValid(tuple))
-		scan->segment[i].position =
-			DatumGetInt64(heap_getattr(tuple, ENTRY_POSITION,
-									   RelationGetDescr(scan->segment[i].heap),
-									   &isnull));
+		scan->segment[i].position = DatumGetInt64(
+			heap_getattr(tuple, ENTRY_POSITION, RelationGetDescr(scan->segment[i].heap),
+						 &isnull));
 }
 
 static void

@@ -22,8 +22,7 @@ typedef struct GnEntry
 } GnEntry;
 
 /* Inserts entries of one stream, which have their positions. */
-extern void
-gn_log_insert(int segment, int64 stream, const GnEntry *entries, int count);
+extern void gn_log_insert(int segment, int64 stream, const GnEntry *entries, int count);
 
 /* Entries of a stream in the order of their positions, from all segments at once. */
 typedef struct GnLogScan

@@ -87,8 +87,9 @@ put_entry(ReturnSetInfo *result, const GnEntry *entry, const GnCursor *lease)
 static int64
 deliver(const GnCursor *cursor, int count, const GnCursor *lease, ReturnSetInfo *result)
 {
-	MemoryContext memory = AllocSetContextCreate(
-		CurrentMemoryContext, "grownext stream entry", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory =
+		AllocSetContextCreate(CurrentMemoryContext, "grownext stream entry",
+							  ALLOCSET_DEFAULT_SIZES);
 	int64 horizon = gn_horizon(cursor->stream); /* before the snapshot */
 	XLogRecPtr flush = InvalidXLogRecPtr;
 	int64 last = 0;
@@ -371,7 +372,8 @@ gn_stream_seek(PG_FUNCTION_ARGS)
 	else
 	{
 		cursor.position = 0;
-		cursor.position = Max(Min(PG_GETARG_INT64(2), horizon), gn_cursor_start(&cursor));
+		cursor.position =
+			Max(Min(PG_GETARG_INT64(2), horizon), gn_cursor_start(&cursor));
 	}
 	void_lease(&cursor);
 	gn_cursor_write(&cursor);

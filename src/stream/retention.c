@@ -114,8 +114,8 @@ gn_stream_trim(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* SQL: _grownext.stream_horizon(stream_id bigint): on a standby nobody is under way, and
- * what is not replayed yet is not seen. */
+/* SQL: _grownext.stream_horizon(stream_id bigint): on a standby nobody is under way,
+ * and what is not replayed yet is not seen. */
 Datum
 gn_stream_horizon(PG_FUNCTION_ARGS)
 {
@@ -138,8 +138,8 @@ all_streams(int64 **ids)
 	count = (int) gn_spi_execute(&query, NULL, NULL, true);
 	*ids = MemoryContextAlloc(memory, (count + 1) * sizeof(int64));
 	for (int i = 0; i < count; i++)
-		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-												SPI_tuptable->tupdesc, 1, &isnull));
+		(*ids)[i] = DatumGetInt64(
+			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 	PopActiveSnapshot();
 	gn_spi_end(&spi);
 	return count;

@@ -163,7 +163,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'stream', 'streams', 'ok', format('%s streams', (SELECT count(*) FROM _grownext.stream_stream)), NULL, NULL::timestamptz
     UNION ALL
     SELECT 'stream', s.stream, 'degraded', format('retention has overtaken consumer "%s": entries that it had not acknowledged are gone', c.consumer),
-           format('Raise the retention, or let it read faster; if it is not used any more: SELECT grownext.stream_consumer_drop(%L, %L);', s.stream, c.consumer),
+           format('Keep entries longer, or let it read faster; if it is not used any more: SELECT grownext.stream_consumer_drop(%L, %L);', s.stream, c.consumer),
            c.written_at
       FROM _grownext.stream_stream AS s JOIN standing AS c ON c.stream_id = s.id
      WHERE c.position < _grownext.stream_trimmed(s.id)
