@@ -2,7 +2,7 @@
 # dependencies at once: a component may use only what stands to its left.
 EXTENSION  = grownext
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/$(EXTENSION).control)
-COMPONENTS = core crypto queue audit schedule jwt account tenant session entitlement billing
+COMPONENTS = core crypto queue audit stream schedule jwt account tenant session entitlement billing
 PKGS       = libcrypto jansson
 
 srcdir     = $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))

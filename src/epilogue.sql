@@ -124,6 +124,23 @@ GRANT EXECUTE ON FUNCTION grownext.queue_stats(text), grownext.queue_history(tex
 GRANT SELECT ON grownext.queue TO grownext_admin, grownext_service, grownext_monitor;
 GRANT SELECT ON grownext.dead_letter TO grownext_admin, grownext_service;
 
+-- stream: append and read go to other roles by stream_grant()
+GRANT USAGE ON TYPE grownext.stream_entry TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.stream_append(text, jsonb, text), grownext.stream_append_many(text, jsonb[], text[]),
+    grownext.stream_read(text, text, int, interval), grownext.stream_ack(text, text, bigint, bigint),
+    grownext.stream_extend(text, text, bigint, interval), grownext.stream_seek(text, text, bigint, timestamptz),
+    grownext.stream_consumer_drop(text, text)
+    TO grownext_admin, grownext_service;
+GRANT EXECUTE ON PROCEDURE grownext.stream_wait(text, text, interval, boolean) TO grownext_admin, grownext_service;
+GRANT EXECUTE ON FUNCTION
+    grownext.stream_define(text, jsonb), grownext.stream_drop(text),
+    grownext.stream_grant(text, name, text), grownext.stream_revoke(text, name, text)
+    TO grownext_admin;
+GRANT USAGE ON TYPE grownext.stream_state TO grownext_admin, grownext_service, grownext_monitor;
+GRANT EXECUTE ON FUNCTION grownext.stream_stats(text) TO grownext_admin, grownext_service, grownext_monitor;
+GRANT SELECT ON grownext.stream TO grownext_admin, grownext_service, grownext_monitor;
+
 -- schedule: whoever defines one, chooses the tenant that its jobs act for
 GRANT EXECUTE ON FUNCTION grownext.cron_next(text, timestamptz, text, int)
     TO grownext_admin, grownext_service, grownext_worker, grownext_auditor, grownext_monitor, grownext_user;

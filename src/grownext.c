@@ -21,15 +21,17 @@
 #include "queue/queue.h"
 #include "schedule/schedule.h"
 #include "session/session.h"
+#include "stream/stream.h"
 #include "tenant/tenant.h"
 
 GN_MODULE_MAGIC;
 
 static const GnComponent *const components[] = {
-	&gn_core_component,
+	&gn_core_component, /* one a line, as in the Makefile */
 	&gn_crypto_component,
 	&gn_queue_component,
 	&gn_audit_component,
+	&gn_stream_component,
 	&gn_schedule_component,
 	&gn_jwt_component,
 	&gn_account_component,

@@ -22,6 +22,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL SELECT * FROM _grownext.crypto_status()
     UNION ALL SELECT * FROM _grownext.queue_status()
     UNION ALL SELECT * FROM _grownext.audit_status()
+    UNION ALL SELECT * FROM _grownext.stream_status()
     UNION ALL SELECT * FROM _grownext.schedule_status()
     UNION ALL SELECT * FROM _grownext.jwt_status()
     UNION ALL SELECT * FROM _grownext.tenant_status()

@@ -103,6 +103,15 @@
 #define gn_local_transaction() (MyProc->lxid)
 #endif
 
+/* 17 (024c521) numbers backends by their place among processes, from 0. */
+#if PG_VERSION_NUM >= 170000
+#define gn_my_backend() (MyProcNumber)
+#define gn_backend_of(vxid) ((vxid).procNumber)
+#else
+#define gn_my_backend() (MyBackendId - 1)
+#define gn_backend_of(vxid) ((vxid).backendId - 1)
+#endif
+
 /* 17 (d86d20f) renamed the variables of transaction ids. */
 #include "access/transam.h"
 #if PG_VERSION_NUM >= 170000

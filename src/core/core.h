@@ -4,6 +4,7 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
@@ -58,6 +59,14 @@ extern void gn_event_emit(const char *type, const pg_uuid_t *tenant, Jsonb *data
 
 /* Raises NX001 with the hint, naming what needs the preloaded library. */
 extern void gn_require_preload(const char *what);
+
+/* The next value of sequence _grownext.<name>, as core_nextval() without its check of
+ * rights. */
+extern int64 gn_nextval(const char *name);
+
+/* How far the WAL must be on disk for a transaction's commit to survive a crash;
+ * core/durable.c. */
+extern XLogRecPtr gn_commit_position(TransactionId xid);
 
 /* uuid helpers */
 extern bool gn_uuid_parse(const char *text, pg_uuid_t *uuid); /* false: not a uuid */

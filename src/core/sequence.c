@@ -12,9 +12,11 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "commands/sequence.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
@@ -36,15 +38,30 @@ is_unlogged_for_now(Oid sequence)
 	return unlogged;
 }
 
-/* SQL: _grownext.core_nextval(sequence regclass) */
-Datum
-gn_core_nextval(PG_FUNCTION_ARGS)
+static int64
+next_value(Oid sequence, bool check_rights)
 {
-	Oid sequence = PG_GETARG_OID(0);
-	int64 id = nextval_internal(sequence, true); /* locks it until the end */
+	int64 id = nextval_internal(sequence, check_rights); /* locks it until the end */
 
 	if (is_unlogged_for_now(sequence))
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
 								   Int64GetDatum(id));
-	PG_RETURN_INT64(id);
+	return id;
+}
+
+/* SQL: _grownext.core_nextval(sequence regclass) */
+Datum
+gn_core_nextval(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(next_value(PG_GETARG_OID(0), true));
+}
+
+int64
+gn_nextval(const char *name)
+{
+	Oid sequence = get_relname_relid(name, get_namespace_oid("_grownext", false));
+
+	if (!OidIsValid(sequence))
+		elog(ERROR, "sequence %s is missing", name);
+	return next_value(sequence, false);
 }

@@ -43,6 +43,8 @@ extern void gn_wait_look(void);             /* what we were called for is looked
 extern void gn_wait_leave(bool served);
 extern int gn_wait_count(uint64 channel); /* who waits now, in this database */
 extern void gn_wait_call_at_commit(uint64 channel, int count);
+/* At once; throws nothing, so that a callback at the end of a transaction may. */
+extern void gn_wait_call(Oid database, uint64 channel, int count);
 
 /* PREPARE TRANSACTION will refuse: what this transaction called needs its own session.
  */

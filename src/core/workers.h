@@ -189,7 +189,6 @@ extern void gn_worker_prepared_at_commit(void);
 /* waiter.c: takes its lock, throws nothing, does nothing without preload */
 extern Size gn_wait_shmem_size(void);
 extern void gn_wait_shmem_init(void);
-extern void gn_wait_call(Oid database, uint64 channel, int count);
 
 /* block.c */
 extern void gn_database_block(Oid database); /* until the transaction ends */

@@ -39,10 +39,8 @@ GN_FUNCTION(gn_queue_put_internal);
 #define MAX_KEY 512
 #define MAX_MANY 100000
 
-/* Claims of the context with tenant_id set to tenant, palloc'd; NULL when there is
- * nothing to carry. */
-static Jsonb *
-carried_claims(const GnContext *context, const pg_uuid_t *tenant)
+Jsonb *
+gn_queue_carried_claims(const GnContext *context, const pg_uuid_t *tenant)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue key = {.type = jbvString,
@@ -142,7 +140,7 @@ make_job(const GnEnqueue *request, const GnQueue *queue, GnJob *job)
 		.unique_key = request->unique_key,
 		.group_key = request->group_key,
 		.tenant = tenant,
-		.claims = carried_claims(context, tenant),
+		.claims = gn_queue_carried_claims(context, tenant),
 		.batch_id = request->batch_id,
 		.waiting = request->waiting || request->parent_count > 0,
 	};

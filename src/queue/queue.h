@@ -43,4 +43,9 @@ typedef struct GnEnqueue
  */
 extern int64 gn_queue_enqueue(const GnEnqueue *request);
 
+/* Claims of the context with tenant_id set to tenant, palloc'd; NULL when there is
+ * nothing to carry. */
+extern Jsonb *
+gn_queue_carried_claims(const GnContext *context, const pg_uuid_t *tenant);
+
 #endif

@@ -93,22 +93,6 @@ compare_jobs(const void *a, const void *b)
 	return left->id < right->id ? -1 : left->id > right->id;
 }
 
-/* How far the WAL must be on disk for the transaction's commit to survive a crash. */
-static XLogRecPtr
-commit_position(TransactionId xid)
-{
-	XLogRecPtr position = InvalidXLogRecPtr;
-
-	if (!TransactionIdIsNormal(xid) || TransactionIdIsCurrentTransactionId(xid))
-		return position;
-	/* of old ones the commit log may be gone, and they are long on disk */
-	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	if (TransactionIdFollowsOrEquals(xid, gn_oldest_clog_xid()))
-		position = TransactionIdGetCommitLSN(xid);
-	LWLockRelease(XactTruncationLock);
-	return position;
-}
-
 /* A crash must not forget a job that the outside world has seen the effects of, though
  * its enqueuer did not wait for the disk. */
 static void
@@ -122,7 +106,7 @@ flush_writers(int column)
 		Datum writer = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
 									 column, &isnull);
 
-		upto = Max(upto, commit_position(DatumGetTransactionId(writer)));
+		upto = Max(upto, gn_commit_position(DatumGetTransactionId(writer)));
 	}
 	if (!XLogRecPtrIsInvalid(upto))
 		XLogFlush(upto);
