@@ -33,22 +33,22 @@ typedef enum GnReady
 } GnReady;
 
 /* False: there was no lane, and the queue must be read. */
-extern bool gn_ready_put(Oid database, const char *queue, const GnLane *lane,
+extern bool gn_ready_put(Oid database, const char *name, const GnLane *wanted,
 						 const int64 *ids, int count, int64 beyond);
-extern GnReady gn_ready_pop(const char *queue, int most, int64 *ids, int *count,
+extern GnReady gn_ready_pop(const char *name, int most, int64 *ids, int *count,
 							GnLane *lane, int64 *from);
-extern void gn_ready_lane_read(const char *queue, const GnLane *lane, const int64 *ids,
+extern void gn_ready_lane_read(const char *name, const GnLane *wanted, const int64 *ids,
 							   int count, int64 beyond);
-extern void gn_ready_queue_read(const char *queue, bool complete);
+extern void gn_ready_queue_read(const char *name, bool complete);
 
 /* The queue, or with NULL all queues of the database, must be read. */
-extern void gn_ready_unknown(Oid database, const char *queue);
+extern void gn_ready_unknown(Oid database, const char *name);
 
 /* About how many jobs of a queue wait, at most so many: never 0 when there is one. */
-extern int gn_ready_count(const char *queue, int most);
+extern int gn_ready_count(const char *name, int most);
 
 /* Names of this database's queues in which something may be ready, palloc'd. */
-extern int gn_ready_queues(char ***queues);
+extern int gn_ready_queues(char ***names);
 
 /* Whether it is not known which queues of the database have ready jobs; then it is up
  * to the caller to find out. */

@@ -87,7 +87,7 @@ extern GnReadyMemory *gn_ready_memory;
 /* All with the lock held. The lane or NULL; make: NULL when there is no room. */
 extern GnReadyLane *gn_lane_find(const GnReadyQueue *queue, const GnLane *wanted);
 extern GnReadyLane *gn_lane_make(GnReadyQueue *queue, const GnLane *wanted);
-extern void gn_lane_describe(const GnReadyLane *lane, GnLane *description);
+extern void gn_lane_describe(const GnReadyLane *lane, GnLane *to);
 
 /* After a change: into the ring, as the last, if it has something, out of it if not,
  * and gone if it will have nothing. */

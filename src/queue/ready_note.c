@@ -169,7 +169,7 @@ new_lane(int priority, const char *group_key)
 	lane->priority = priority;
 	lane->grouped = group_key != NULL;
 	if (group_key)
-		strcpy(lane->key, group_key);
+		memcpy(lane->key, group_key, strlen(group_key) + 1);
 	return lane;
 }
 
