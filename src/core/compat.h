@@ -57,6 +57,15 @@
 #define gn_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* 16 (19d8e23) lets a HOT update insert into summarizing indexes only. */
+#if PG_VERSION_NUM >= 160000
+#define gn_insert_index_tuples(target, slot, state)                                    \
+	ExecInsertIndexTuples(target, slot, state, false, false, NULL, NIL, false)
+#else
+#define gn_insert_index_tuples(target, slot, state)                                    \
+	ExecInsertIndexTuples(target, slot, state, false, false, NULL, NIL)
+#endif
+
 /* 16 (a61b1f7) moved what a query may do to its relations out of the range table. */
 #if PG_VERSION_NUM >= 160000
 #define GN_CHECK_PERMS_PARAMETERS                                                      \

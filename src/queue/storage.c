@@ -91,34 +91,6 @@ gn_storage_put(const GnJob *job, bool ready)
 	return returned_id(0);
 }
 
-void
-gn_storage_put_many(const GnJob *model, bool ready, int count, Datum payloads,
-					Datum group_keys, int64 *ids)
-{
-	static GnQuery query = GN_QUERY(
-		"INSERT INTO _grownext.queue_job (id, queue, priority, max_attempts, ready, "
-		"run_at, enqueued_at,"
-		" deadline, tenant_id, claims, payload, group_key)"
-		" SELECT " NEXT_ID
-		", $1, $2, $3, $4, $5, $6, $7, $8, $9, p.payload, p.group_key"
-		" FROM unnest($10, $11) WITH ORDINALITY AS p (payload, group_key, place)"
-		" ORDER BY p.place RETURNING id",
-		TEXTOID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TIMESTAMPTZOID, UUIDOID, JSONBOID, JSONBARRAYOID, TEXTARRAYOID);
-	Datum values[PUT_ARGUMENTS];
-	char nulls[PUT_ARGUMENTS];
-
-	put_arguments(model, ready, values, nulls);
-	values[PUT_PAYLOAD] = payloads;
-	nulls[PUT_PAYLOAD] = ' ';
-	values[PUT_GROUP_KEY] = group_keys;
-	nulls[PUT_GROUP_KEY] = ' ';
-	if (gn_spi_execute(&query, values, nulls, false) != (uint64) count)
-		elog(ERROR, "expected %d new jobs, got " UINT64_FORMAT, count, SPI_processed);
-	for (int i = 0; i < count; i++)
-		ids[i] = returned_id(i);
-}
-
 /* ---- unique keys ---- */
 
 int64
