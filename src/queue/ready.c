@@ -146,9 +146,21 @@ is_empty(const GnReadyQueue *queue)
 	return queue->levels == GN_NONE && queue->reader == 0 && !queue->unknown;
 }
 
+static bool
+is_known(Oid database)
+{
+	for (int i = 0; i < GN_READY_DATABASES; i++)
+	{
+		if (gn_ready_memory->known[i] == database)
+			return true;
+	}
+	return false;
+}
+
 static void
 forget_database(Oid database)
 {
+	gn_ready_memory->forgotten++;
 	for (int i = 0; i < GN_READY_DATABASES; i++)
 	{
 		if (gn_ready_memory->known[i] == database)
@@ -320,13 +332,14 @@ gn_ready_pop(const char *name, int most, int64 *ids, int *count, GnLane *lane,
 	GnReady result = GN_READY_TAKEN;
 	GnReadyQueue *queue;
 
-	*count = 0;
 	if (gn_ready_memory == NULL)
 		return result;
 	acquire(LW_EXCLUSIVE);
 	queue = find_queue(MyDatabaseId, name);
 	if (queue)
 		result = pop(queue, most, ids, count, lane, from);
+	else if (!is_known(MyDatabaseId))
+		result = GN_READY_NO_PLACE;
 	LWLockRelease(&gn_ready_memory->lock);
 	return result;
 }
@@ -417,29 +430,34 @@ gn_ready_queues(char ***names)
 }
 
 bool
-gn_ready_database_unknown(void)
+gn_ready_database_unknown(uint64 *forgotten)
 {
-	bool unknown = true;
-	int place = GN_NONE;
+	bool known;
 
 	if (gn_ready_memory == NULL)
 		return false;
 	acquire(LW_SHARED);
-	for (int i = 0; i < GN_READY_DATABASES && unknown; i++)
-		unknown = gn_ready_memory->known[i] != MyDatabaseId;
+	known = is_known(MyDatabaseId);
+	*forgotten = gn_ready_memory->forgotten;
 	LWLockRelease(&gn_ready_memory->lock);
-	if (!unknown)
-		return false;
+	return !known;
+}
+
+void
+gn_ready_database_read(uint64 forgotten)
+{
+	int place =
+		(int) (MyDatabaseId % GN_READY_DATABASES); /* another's, if all are taken */
+
 	acquire(LW_EXCLUSIVE);
-	forget_database(MyDatabaseId);
-	for (int i = 0; i < GN_READY_DATABASES && place == GN_NONE; i++)
+	if (gn_ready_memory->forgotten == forgotten && !is_known(MyDatabaseId))
 	{
-		if (gn_ready_memory->known[i] == InvalidOid)
-			place = i;
+		for (int i = 0; i < GN_READY_DATABASES; i++)
+		{
+			if (gn_ready_memory->known[i] == InvalidOid)
+				place = i;
+		}
+		gn_ready_memory->known[place] = MyDatabaseId;
 	}
-	gn_ready_memory
-		->known[place == GN_NONE ? (int) (MyDatabaseId % GN_READY_DATABASES) : place] =
-		MyDatabaseId;
 	LWLockRelease(&gn_ready_memory->lock);
-	return true;
 }

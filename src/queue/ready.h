@@ -30,11 +30,13 @@ typedef enum GnReady
 	GN_READY_TAKEN,   /* so many ids as asked for, or all there are */
 	GN_READY_LANE,    /* this lane must be read first, from this id on */
 	GN_READY_UNKNOWN, /* the queue must be read first: which lanes it has */
+	GN_READY_NO_PLACE /* the queue has none in memory, and may have jobs */
 } GnReady;
 
 /* False: there was no lane, and the queue must be read. */
 extern bool gn_ready_put(Oid database, const char *name, const GnLane *wanted,
 						 const int64 *ids, int count, int64 beyond);
+/* Adds to the ids; with some in hand it does not ask for more to be read. */
 extern GnReady gn_ready_pop(const char *name, int most, int64 *ids, int *count,
 							GnLane *lane, int64 *from);
 extern void gn_ready_lane_read(const char *name, const GnLane *wanted, const int64 *ids,
@@ -52,7 +54,8 @@ extern int gn_ready_queues(char ***names);
 
 /* Whether it is not known which queues of the database have ready jobs; then it is up
  * to the caller to find out. */
-extern bool gn_ready_database_unknown(void);
+extern bool gn_ready_database_unknown(uint64 *forgotten);
+extern void gn_ready_database_read(uint64 forgotten);
 
 extern void gn_ready_define_settings(void);
 extern Size gn_ready_shmem_size(void);

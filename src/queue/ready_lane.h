@@ -68,6 +68,7 @@ typedef struct GnReadyMemory
 	LWLock lock;
 	int tranche;
 	Oid known[GN_READY_DATABASES]; /* whose queues with ready jobs are here */
+	uint64 forgotten;              /* how often one was forgotten */
 	int queue_count;               /* queues behind these were never used */
 	int lane_count;
 	int free_lanes; /* how many */

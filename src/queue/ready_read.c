@@ -37,8 +37,24 @@ read_latest(GnQuery *query, const Datum *values)
 	return rows;
 }
 
-static void
-read_group(const char *queue, const GnLane *lane, int64 from)
+/* Gives one id away, so that it goes on though there be no room for any, and puts the
+ * others into the window; how many it gave away. */
+static int
+keep_read(const char *queue, const GnLane *lane, const int64 *ids, int count,
+		  int64 beyond, int64 *first)
+{
+	if (count == 0)
+	{
+		gn_ready_lane_read(queue, lane, ids, 0, beyond);
+		return 0;
+	}
+	*first = ids[0];
+	gn_ready_lane_read(queue, lane, ids + 1, count - 1, beyond);
+	return 1;
+}
+
+static int
+read_group(const char *queue, const GnLane *lane, int64 from, int64 *first)
 {
 	static GnQuery query = GN_QUERY(
 		"SELECT j.id FROM _grownext.queue_job AS j WHERE j.queue = $1 AND j.ready"
@@ -53,14 +69,15 @@ read_group(const char *queue, const GnLane *lane, int64 from)
 
 	for (int i = 0; i < count; i++)
 		ids[i] = gn_row_int(i, 1);
-	gn_ready_lane_read(queue, lane, ids, count,
-					   count == READ_IDS ? ids[count - 1] + 1 : 0);
+	count = keep_read(queue, lane, ids, count,
+					  count == READ_IDS ? ids[count - 1] + 1 : 0, first);
 	pfree(ids);
+	return count;
 }
 
 /* Jobs without a group, which may lie far apart between those of groups. */
-static void
-read_ungrouped(const char *queue, const GnLane *lane, int64 from)
+static int
+read_ungrouped(const char *queue, const GnLane *lane, int64 from, int64 *first)
 {
 	static GnQuery query =
 		GN_QUERY("SELECT j.id, j.group_key IS NULL FROM _grownext.queue_job AS j"
@@ -89,8 +106,9 @@ read_ungrouped(const char *queue, const GnLane *lane, int64 from)
 			beyond = gn_row_int(i, 1) + 1;
 		}
 	}
-	gn_ready_lane_read(queue, lane, ids, count, rows == limit ? beyond : 0);
+	count = keep_read(queue, lane, ids, count, rows == limit ? beyond : 0, first);
 	pfree(ids);
+	return count;
 }
 
 /* Each level of the queue with its first job: jobs without a group may follow. */
@@ -191,8 +209,12 @@ ordered_queues(char ***queues)
 static void
 look_for_queues(void)
 {
-	if (gn_ready_database_unknown())
-		find_queues();
+	uint64 forgotten;
+
+	if (!gn_ready_database_unknown(&forgotten))
+		return;
+	find_queues();
+	gn_ready_database_read(forgotten);
 }
 
 static bool
@@ -240,30 +262,53 @@ gn_ready_names(const char *after, char ***queues)
 	return count;
 }
 
+/* Other queues have all the lanes: without turns. */
+static int
+read_plain(const char *queue, int most, int64 *ids)
+{
+	static GnQuery query =
+		GN_QUERY("SELECT j.id FROM _grownext.queue_job AS j WHERE j.queue = $1 AND"
+				 " j.ready ORDER BY j.priority, j.id LIMIT $2",
+				 TEXTOID, INT4OID);
+	Datum values[2] = {CStringGetTextDatum(queue), Int32GetDatum(most)};
+	int count = (int) read_latest(&query, values);
+
+	for (int i = 0; i < count; i++)
+		ids[i] = gn_row_int(i, 1);
+	return count;
+}
+
 int
 gn_ready_take(const char *queue, int most, int64 *ids)
 {
+	int count = 0;
+	bool complete = true;
+
 	look_for_queues();
 	gn_ready_say_early(queue);
 	for (;;)
 	{
-		int count;
 		GnLane lane;
 		int64 from;
 		GnReady ready = gn_ready_pop(queue, most, ids, &count, &lane, &from);
 
 		if (ready == GN_READY_TAKEN)
 			return count;
+		if (ready == GN_READY_NO_PLACE || (ready == GN_READY_UNKNOWN && !complete))
+		{
+			gn_ready_queue_read(queue, false);
+			return read_plain(queue, most, ids);
+		}
 		if (ready == GN_READY_UNKNOWN)
 		{
-			bool complete = find_levels(queue);
-
-			gn_ready_queue_read(queue, find_groups(queue) && complete);
+			complete = find_levels(queue);
+			complete &= find_groups(queue);
+			gn_ready_queue_read(queue, complete);
 		}
 		else if (lane.grouped)
-			read_group(queue, &lane, from);
+			count = read_group(queue, &lane, from, ids);
 		else
-			read_ungrouped(queue, &lane, from);
+			count = read_ungrouped(queue, &lane, from, ids);
 	}
 }
 

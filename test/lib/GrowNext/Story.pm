@@ -187,7 +187,7 @@ SELECT CASE c.relkind
             CASE WHEN c.relname = 'queue_queue' THEN 'WHERE NOT starts_with(queue, ''grownext.'')' END) END
   FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
  WHERE n.nspname IN ('_grownext', 'grownext_audit', 'app') AND c.relkind IN ('r', 'S')
-   AND c.oid::regclass::text <> '_grownext.core_identity'
+   AND c.oid::regclass::text NOT IN ('_grownext.core_identity', '_grownext.stream_segment')
  ORDER BY c.oid::regclass::text
 SQL
 
