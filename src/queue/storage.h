@@ -62,8 +62,8 @@ extern int64 gn_storage_put(const GnJob *job, bool ready);
 
 /* put many of one kind, at once: payloads and group keys (or NULL) decide; ids in
  * order. */
-extern void gn_storage_put_many(const GnJob *model, bool ready, int count,
-								Datum payloads, Datum group_keys, int64 *ids);
+extern void gn_storage_put_many(const GnJob *job, bool ready, int count, Datum payloads,
+								Datum group_keys, int64 *ids);
 
 /* The live job, or the job whose window still holds the key, under the latest snapshot;
  * 0: none. */

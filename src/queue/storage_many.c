@@ -126,8 +126,8 @@ gn_storage_put_many(const GnJob *job, bool ready, int count, Datum payloads,
 		table_open(get_relname_relid("queue_job", schema), RowExclusiveLock);
 	EState *state = CreateExecutorState();
 	ResultRelInfo *target = makeNode(ResultRelInfo);
-	TupleTableSlot *slots[AT_ONCE];
 	int slot_count = Min(count, AT_ONCE);
+	TupleTableSlot **slots = palloc0(slot_count * sizeof(TupleTableSlot *));
 	Model model;
 	Datum *payload;
 	Datum *group_key;
