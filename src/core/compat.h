@@ -57,6 +57,14 @@
 #define gn_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* 18 (14e87ff) lets primary keys be deferrable; none of ours is. */
+#include "utils/relcache.h"
+#if PG_VERSION_NUM >= 180000
+#define gn_primary_key_index(table) RelationGetPrimaryKeyIndex(table, false)
+#else
+#define gn_primary_key_index(table) RelationGetPrimaryKeyIndex(table)
+#endif
+
 /* 16 (19d8e23) lets a HOT update insert into summarizing indexes only. */
 #if PG_VERSION_NUM >= 160000
 #define gn_insert_index_tuples(target, slot, state)                                    \

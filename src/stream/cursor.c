@@ -73,7 +73,7 @@ void
 gn_cursor_read(int64 stream, const char *consumer, GnCursor *cursor)
 {
 	Relation ledger = open_ledger(AccessShareLock);
-	Relation index = index_open(RelationGetPrimaryKeyIndex(ledger), AccessShareLock);
+	Relation index = index_open(gn_primary_key_index(ledger), AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ScanKeyData keys[2];
 	SysScanDesc scan;
