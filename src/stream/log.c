@@ -111,7 +111,7 @@ static void
 begin_segment(GnLogScan *scan, int i, int64 stream, int64 after)
 {
 	Relation heap = table_open(gn_log_relation(i), AccessShareLock);
-	Relation index = index_open(RelationGetPrimaryKeyIndex(heap), AccessShareLock);
+	Relation index = index_open(gn_primary_key_index(heap), AccessShareLock);
 	ScanKeyData keys[2];
 
 	ScanKeyInit(&keys[0], ENTRY_STREAM, BTEqualStrategyNumber, F_INT8EQ,
