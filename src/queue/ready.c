@@ -32,6 +32,8 @@
 #include "queue/ready_lane.h"
 
 GnReadyMemory *gn_ready_memory = NULL;
+#define WAIT_MS 100 /* for a reader, who may be gone */
+
 static int memory_kb = 8192;
 
 void
@@ -100,6 +102,7 @@ gn_ready_shmem_init(void)
 	memset(gn_ready_memory, 0, gn_ready_shmem_size());
 	gn_ready_memory->tranche = LWLockNewTrancheId();
 	LWLockInitialize(&gn_ready_memory->lock, gn_ready_memory->tranche);
+	ConditionVariableInit(&gn_ready_memory->read);
 	make_pools();
 }
 
@@ -315,8 +318,14 @@ pop(GnReadyQueue *queue, int most, int64 *ids, int *count, GnLane *to, int64 *fr
 		gn_ready_memory->level[lane->level].head = lane->after;
 		gn_lane_place(lane);
 	}
-	if (*count > 0 || lane == NULL)
+	if (*count > 0 || (lane == NULL && is_empty(queue)))
 		return GN_READY_TAKEN;
+	if (lane == NULL)
+	{
+		mend_lanes(queue); /* for the next time */
+		return queue->reader == 0 && queue->levels == GN_NONE ? GN_READY_TAKEN
+															  : GN_READY_BUSY;
+	}
 	gn_lane_describe(lane, to);
 	*from = lane->read_from = lane->beyond;
 	lane->beyond = 0; /* what is enqueued from now on is put into the window */
@@ -364,6 +373,7 @@ gn_ready_lane_read(const char *name, const GnLane *wanted, const int64 *ids, int
 		gn_lane_place(lane);
 	}
 	LWLockRelease(&gn_ready_memory->lock);
+	ConditionVariableBroadcast(&gn_ready_memory->read);
 }
 
 void
@@ -379,6 +389,18 @@ gn_ready_queue_read(const char *name, bool complete)
 		queue->unknown |= !complete;
 	}
 	LWLockRelease(&gn_ready_memory->lock);
+	ConditionVariableBroadcast(&gn_ready_memory->read);
+}
+
+/* Until somebody has read, or is gone before he could: then whoever asks next reads. */
+void
+gn_ready_wait(void)
+{
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = gn_wait_event("GrowNextReadAhead");
+	(void) ConditionVariableTimedSleep(&gn_ready_memory->read, WAIT_MS, event);
 }
 
 int
@@ -394,7 +416,7 @@ gn_ready_count(const char *name, int most)
 	if (queue)
 	{
 		count = (int) Min(queue->hints, most);
-		if (count == 0 && most > 0 && (queue->unknown || first_lane(queue)))
+		if (count == 0 && most > 0 && !is_empty(queue))
 			count = 1;
 		if (queue->hints >= GN_BLOCK_IDS * GN_LANE_BLOCKS / 2)
 			count = most; /* a window that was cut has more in the table */
@@ -416,8 +438,7 @@ gn_ready_queues(char ***names)
 		{
 			GnReadyQueue *queue = &gn_ready_memory->queue[i];
 
-			if (queue->database == MyDatabaseId &&
-				(queue->unknown || first_lane(queue)))
+			if (queue->database == MyDatabaseId && !is_empty(queue))
 				memcpy(found[count++], queue->name, GN_QUEUE_NAME);
 		}
 		LWLockRelease(&gn_ready_memory->lock);

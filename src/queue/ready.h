@@ -30,6 +30,7 @@ typedef enum GnReady
 	GN_READY_TAKEN,   /* so many ids as asked for, or all there are */
 	GN_READY_LANE,    /* this lane must be read first, from this id on */
 	GN_READY_UNKNOWN, /* the queue must be read first: which lanes it has */
+	GN_READY_BUSY,    /* others read what there is; wait, and ask again */
 	GN_READY_NO_PLACE /* the queue has none in memory, and may have jobs */
 } GnReady;
 
@@ -42,6 +43,7 @@ extern GnReady gn_ready_pop(const char *name, int most, int64 *ids, int *count,
 extern void gn_ready_lane_read(const char *name, const GnLane *wanted, const int64 *ids,
 							   int count, int64 beyond);
 extern void gn_ready_queue_read(const char *name, bool complete);
+extern void gn_ready_wait(void);
 
 /* The queue, or with NULL all queues of the database, must be read. */
 extern void gn_ready_unknown(Oid database, const char *name);

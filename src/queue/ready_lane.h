@@ -5,6 +5,7 @@
 
 #include "postgres.h"
 
+#include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 
 #include "queue/ready.h"
@@ -69,6 +70,7 @@ typedef struct GnReadyMemory
 	int tranche;
 	Oid known[GN_READY_DATABASES]; /* whose queues with ready jobs are here */
 	uint64 forgotten;              /* how often one was forgotten */
+	ConditionVariable read;        /* somebody has read */
 	int queue_count;               /* queues behind these were never used */
 	int lane_count;
 	int free_lanes; /* how many */

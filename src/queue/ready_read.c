@@ -14,6 +14,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/condition_variable.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -292,6 +293,12 @@ gn_ready_take(const char *queue, int most, int64 *ids)
 		int64 from;
 		GnReady ready = gn_ready_pop(queue, most, ids, &count, &lane, &from);
 
+		if (ready == GN_READY_BUSY)
+		{
+			gn_ready_wait();
+			continue;
+		}
+		ConditionVariableCancelSleep();
 		if (ready == GN_READY_TAKEN)
 			return count;
 		if (ready == GN_READY_NO_PLACE || (ready == GN_READY_UNKNOWN && !complete))

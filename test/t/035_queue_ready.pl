@@ -70,6 +70,16 @@ for my $round (1 .. 10)
 is(sql('SELECT count(*), count(DISTINCT id) FROM got'), '5300|5300', 'each job is handed out, and once');
 is(sql('SELECT count(*) FROM (SELECT id, lag(id) OVER (ORDER BY place) AS before FROM got) AS g WHERE before > id'), '0', 'in the order of their ids');
 
+# --- who comes while another reads on waits for that ---
+
+queue('busy');
+service(q{SELECT cardinality(grownext.enqueue_many('busy', array_fill('1'::jsonb, ARRAY[9000])))});
+my $script = $node->basedir . '/fetch.sql';
+append_to_file($script, q{SELECT 1 / count(*) FROM grownext.job_fetch('busy', 1, '1 h');});
+$node->command_ok([ 'pgbench', '-n', '-c', '4', '-t', '2000', '-h', $node->host, '-p', $node->port, '-U', 'queue_service', '-f', $script, 'app' ],
+	'four workers find a job each time');
+is(sql(q{SELECT ready, running FROM grownext.queue_stats('busy')}), '1000|8000', 'and none finds another\'s');
+
 # --- what rolls back is there again, in its place ---
 
 queue('back');
