@@ -267,10 +267,11 @@ static void
 mend_lanes(GnReadyQueue *queue)
 {
 	int number = (int) (queue - gn_ready_memory->queue);
+	GnReadyLane *lanes = gn_ready_memory->lane;
 
-	for (int i = 0; i < gn_ready_memory->lane_count; i++)
+	for (int i = 0; lanes && i < gn_ready_memory->lane_count; i++)
 	{
-		GnReadyLane *lane = &gn_ready_memory->lane[i];
+		GnReadyLane *lane = &lanes[i];
 
 		if (lane->reader == 0 || lane->queue != number || is_reading(lane->reader))
 			continue;
