@@ -72,7 +72,7 @@ gn_claim_take(GnClaim *claim)
 	if (!gn_database_armed())
 		return GN_TAKE_NONE;
 	gn_spi_begin(&spi);
-	count = gn_storage_ready_queues("", &queues);
+	count = gn_storage_ready_queues(&queues);
 	gn_pace_order(queues, count);
 	for (int i = 0; i < count && take == GN_TAKE_NONE; i++)
 		take = take_from(queues[i], claim);
@@ -131,7 +131,7 @@ gn_claim_demand(void)
 
 	look_again_now_and_then();
 	gn_spi_begin(&spi);
-	count = gn_storage_ready_queues("", &queues);
+	count = gn_storage_ready_queues(&queues);
 	for (int i = 0; i < count; i++)
 	{
 		const GnQueue *queue = gn_queue_find(queues[i]);

@@ -24,6 +24,15 @@ typedef struct GnLane
 	char key[GN_READY_MAX_KEY + 1]; /* of the group */
 } GnLane;
 
+static inline GnLane
+gn_ready_lane(int priority, const char *group_key)
+{
+	GnLane lane = {.priority = priority, .grouped = group_key != NULL};
+
+	strlcpy(lane.key, group_key ? group_key : "", sizeof(lane.key));
+	return lane;
+}
+
 /* What a look at a queue came to. */
 typedef enum GnReady
 {
@@ -83,8 +92,7 @@ extern int gn_ready_take(const char *queue, int most, int64 *ids);
 /* Whether one of them is there to be run. */
 extern bool gn_ready_any(const char *queue);
 
-/* Unpaused queues with a handler in which something may be ready, palloc'd; those after
- * the named one first. */
-extern int gn_ready_names(const char *after, char ***queues);
+/* Unpaused queues with a handler in which something may be ready, by name, palloc'd. */
+extern int gn_ready_names(char ***queues);
 
 #endif

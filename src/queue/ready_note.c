@@ -12,12 +12,10 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "utils/memutils.h"
 
 #include "core/core.h"
 #include "core/worker.h"
-#include "queue/definition.h"
 #include "queue/ready.h"
 
 #define MOST_IDS 1024 /* of a lane; the table has the others */

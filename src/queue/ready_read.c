@@ -16,7 +16,6 @@
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
 #include "utils/builtins.h"
-#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "queue/definition.h"
@@ -25,18 +24,6 @@
 
 #define READ_IDS 1000   /* a window's worth */
 #define READ_ROWS 20000 /* of other groups, passed over */
-
-static uint64
-read_latest(GnQuery *query, const Datum *values)
-{
-	uint64 rows;
-
-	CommandCounterIncrement();
-	PushActiveSnapshot(GetLatestSnapshot());
-	rows = gn_spi_execute(query, values, NULL, true);
-	PopActiveSnapshot();
-	return rows;
-}
 
 /* Gives one id away, so that it goes on though there be no room for any, and puts the
  * others into the window; how many it gave away. */
@@ -65,7 +52,7 @@ read_group(const char *queue, const GnLane *lane, int64 from, int64 *first)
 	Datum values[5] = {CStringGetTextDatum(queue), Int32GetDatum(lane->priority),
 					   CStringGetTextDatum(lane->key), Int64GetDatum(from),
 					   Int32GetDatum(READ_IDS)};
-	int count = (int) read_latest(&query, values);
+	int count = (int) gn_row_read_latest(&query, values);
 	int64 *ids = palloc((count + 1) * sizeof(int64));
 
 	for (int i = 0; i < count; i++)
@@ -99,7 +86,7 @@ read_ungrouped(const char *queue, const GnLane *lane, int64 from, int64 *first)
 		limit = READ_IDS - count;
 		values[2] = Int64GetDatum(beyond);
 		values[3] = Int32GetDatum(limit);
-		rows = (int) read_latest(&query, values);
+		rows = (int) gn_row_read_latest(&query, values);
 		for (int i = 0; i < rows; i++)
 		{
 			if (gn_row_int(i, 2))
@@ -127,12 +114,12 @@ find_levels(const char *queue)
 				 " SELECT l.priority, l.id FROM level AS l",
 				 TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(queue)};
-	uint64 count = read_latest(&query, values);
+	uint64 count = gn_row_read_latest(&query, values);
 	bool complete = true;
 
 	for (uint64 i = 0; i < count; i++)
 	{
-		GnLane lane = {.priority = (int) gn_row_int(i, 1)};
+		GnLane lane = gn_ready_lane((int) gn_row_int(i, 1), NULL);
 
 		complete &= gn_ready_put(MyDatabaseId, queue, &lane, NULL, 0, gn_row_int(i, 2));
 	}
@@ -155,15 +142,14 @@ find_groups(const char *queue)
 		" SELECT l.priority, l.id, l.group_key FROM lane AS l",
 		TEXTOID);
 	Datum values[1] = {CStringGetTextDatum(queue)};
-	uint64 count = read_latest(&query, values);
+	uint64 count = gn_row_read_latest(&query, values);
 	bool complete = true;
 
 	for (uint64 i = 0; i < count && complete; i++)
 	{
-		GnLane lane = {.priority = (int) gn_row_int(i, 1), .grouped = true};
 		char *key = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3);
+		GnLane lane = gn_ready_lane((int) gn_row_int(i, 1), key);
 
-		strlcpy(lane.key, key, sizeof(lane.key));
 		pfree(key);
 		complete = gn_ready_put(MyDatabaseId, queue, &lane, NULL, 0, gn_row_int(i, 2));
 	}
@@ -180,7 +166,7 @@ find_queues(void)
 		" _grownext.queue_job AS j WHERE j.queue = q.queue AND j.ready)");
 	uint64 count;
 
-	count = read_latest(&query, NULL);
+	count = gn_row_read_latest(&query, NULL);
 	for (uint64 i = 0; i < count; i++)
 	{
 		char *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
@@ -233,33 +219,26 @@ compare_names(const void *a, const void *b)
 }
 
 int
-gn_ready_names(const char *after, char ***queues)
+gn_ready_names(char ***queues)
 {
 	char **ordered;
 	char **others;
-	char **sorted;
 	int ordered_count;
 	int other_count;
 	int count = 0;
-	int first = 0;
 
 	look_for_queues();
 	ordered_count = ordered_queues(&ordered);
 	other_count = gn_ready_queues(&others);
-	sorted = palloc((ordered_count + other_count + 1) * sizeof(char *));
+	*queues = palloc((ordered_count + other_count + 1) * sizeof(char *));
 	for (int i = 0; i < ordered_count; i++)
-		sorted[count++] = ordered[i];
+		(*queues)[count++] = ordered[i];
 	for (int i = 0; i < other_count; i++)
 	{
 		if (can_run(others[i]))
-			sorted[count++] = others[i];
+			(*queues)[count++] = others[i];
 	}
-	qsort(sorted, count, sizeof(char *), compare_names);
-	while (first < count && strcmp(sorted[first], after) <= 0)
-		first++;
-	*queues = palloc((count + 1) * sizeof(char *));
-	for (int i = 0; i < count; i++)
-		(*queues)[i] = sorted[(first + i) % count];
+	qsort(*queues, count, sizeof(char *), compare_names);
 	return count;
 }
 
@@ -272,7 +251,7 @@ read_plain(const char *queue, int most, int64 *ids)
 				 " j.ready ORDER BY j.priority, j.id LIMIT $2",
 				 TEXTOID, INT4OID);
 	Datum values[2] = {CStringGetTextDatum(queue), Int32GetDatum(most)};
-	int count = (int) read_latest(&query, values);
+	int count = (int) gn_row_read_latest(&query, values);
 
 	for (int i = 0; i < count; i++)
 		ids[i] = gn_row_int(i, 1);
@@ -338,12 +317,10 @@ gn_ready_any(const char *queue)
 		GnLane lane;
 
 		values[0] = Int64GetDatum(id);
-		if (read_latest(&query, values) == 0)
+		if (gn_row_read_latest(&query, values) == 0)
 			continue;
 		key = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
-		lane.priority = (int) gn_row_int(0, 1);
-		lane.grouped = key != NULL;
-		strlcpy(lane.key, key ? key : "", sizeof(lane.key));
+		lane = gn_ready_lane((int) gn_row_int(0, 1), key);
 		(void) gn_ready_put(MyDatabaseId, queue, &lane, &id, 1, 0);
 		return true;
 	}

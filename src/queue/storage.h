@@ -77,9 +77,8 @@ gn_storage_hold_unique(const char *queue, const char *key, int64 id, TimestampTz
 /* Gives a live job that nobody runs new content; false: it runs, or it is over. */
 extern bool gn_storage_replace(int64 id, const GnJob *job, bool ready);
 
-/* The names of unpaused queues with a handler and ready jobs, palloc'd; those after the
- * named one first. */
-extern int gn_storage_ready_queues(const char *after, char ***queues);
+/* The names of unpaused queues with a handler and ready jobs, palloc'd. */
+extern int gn_storage_ready_queues(char ***queues);
 
 /* How many ready jobs of a queue nobody runs, at most so many. */
 extern int gn_storage_count_waiting(const char *queue, bool ordered, int most);

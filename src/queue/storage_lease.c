@@ -21,7 +21,6 @@
 #include "storage/lwlock.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "queue/ready.h"
@@ -224,10 +223,7 @@ gn_storage_leased_slots(const char *queue, int limit, bool *leased)
 	int others = 0;
 	uint64 count;
 
-	CommandCounterIncrement(); /* what this transaction has fetched counts */
-	PushActiveSnapshot(GetLatestSnapshot());
-	count = gn_spi_execute(&query, values, NULL, true);
-	PopActiveSnapshot();
+	count = gn_row_read_latest(&query, values); /* what this one has fetched counts */
 	for (uint64 i = 0; i < count; i++)
 	{
 		int slot = (int) gn_row_int(i, 1);
@@ -257,10 +253,7 @@ mark_cancelled(GnJob *jobs, int count)
 	for (int i = 0; i < count; i++)
 		ids[i] = jobs[i].id;
 	values[0] = gn_row_ids(ids, count);
-	CommandCounterIncrement();
-	PushActiveSnapshot(GetLatestSnapshot());
-	found = count > 0 ? gn_spi_execute(&query, values, NULL, true) : 0;
-	PopActiveSnapshot();
+	found = count > 0 ? gn_row_read_latest(&query, values) : 0;
 	for (uint64 row = 0; row < found; row++)
 	{
 		for (int i = 0; i < count; i++)

@@ -4,10 +4,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "core/core.h"
 #include "queue/storage_row.h"
@@ -109,4 +111,16 @@ gn_row_plan_by_index(void)
 	for (size_t i = 0; i < lengthof(methods); i++)
 		(void) set_config_option(methods[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+uint64
+gn_row_read_latest(GnQuery *query, const Datum *values)
+{
+	uint64 rows;
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = gn_spi_execute(query, values, NULL, true);
+	PopActiveSnapshot();
+	return rows;
 }

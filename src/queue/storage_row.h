@@ -8,6 +8,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "core/core.h"
 #include "queue/storage.h"
 
 static inline Datum
@@ -47,6 +48,10 @@ pointer_or_null(const void *value, char *null)
 extern int64 gn_row_int(uint64 row, int column);
 extern void *gn_row_copy(uint64 row, int column, Oid type, MemoryContext memory);
 extern void gn_row_job(uint64 row, const char *queue, MemoryContext memory, GnJob *job);
+
+/* Runs a query that reads, under the latest snapshot, with what this transaction has
+ * done. */
+extern uint64 gn_row_read_latest(GnQuery *query, const Datum *values);
 
 /* Until gn_spi_end, plans are made by the indexes. */
 extern void gn_row_plan_by_index(void);

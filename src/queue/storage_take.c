@@ -27,9 +27,9 @@
 /* ---- look ---- */
 
 int
-gn_storage_ready_queues(const char *after, char ***queues)
+gn_storage_ready_queues(char ***queues)
 {
-	return gn_ready_names(after, queues);
+	return gn_ready_names(queues);
 }
 
 int
@@ -196,11 +196,9 @@ hold(const GnJob *job, bool ordered)
 	Held *place = &held[held_count++];
 
 	/* jobs of an ordered queue are not looked for in memory */
-	*place = (Held){.id = job->id, .settled = ordered};
-	place->lane.priority = job->priority;
-	place->lane.grouped = job->group_key != NULL;
-	if (job->group_key)
-		strlcpy(place->lane.key, job->group_key, sizeof(place->lane.key));
+	*place = (Held){.id = job->id,
+					.settled = ordered,
+					.lane = gn_ready_lane(job->priority, job->group_key)};
 }
 
 void
